@@ -1,0 +1,43 @@
+# make study   sets up the environment, then runs the study of params.yaml: raw data to figures
+# make test    sets up the environment, then runs every check and test
+# VENV=path    uses or makes the environment there (it is 6 GB: share one between clones)
+
+VENV ?= .venv
+PYTHON ?= python3
+PINS := $(wildcard envs/*.txt) src/advmerge/data/fonts.txt
+RUN := . $(VENV)/bin/activate &&
+SHELL := /bin/bash
+
+.PHONY: study test check unit figures report env clean
+
+study: env
+	$(RUN) snakemake --cores all --resources gpu=2
+
+test: check
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest
+
+unit: env
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m "not workflow"
+
+check: env
+	$(RUN) ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && mypy && snakemake --lint
+
+# The figures and tables alone, drawn anew from the outcomes that are there.
+figures: env
+	$(RUN) snakemake --cores all --forcerun tables figures gallery --allowed-rules tables figures gallery report -- report
+
+report: env
+	$(RUN) snakemake --report reports/report.html
+
+# Content, not times, says whether the environment is the pinned one: a fresh clone may share another's.
+env:
+	@pins=$$(cat $(PINS) | sha256sum) && \
+	if [ "$$(cat $(VENV)/.advmerge 2>/dev/null)" != "$$pins" ]; then \
+		$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer expected, found " + sys.version.split()[0] + "; give one as PYTHON=…")' && \
+		{ [ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV); } && \
+		$(VENV)/bin/python -m pip install --disable-pip-version-check -q -r envs/requirements-dev.txt && \
+		echo "$$pins" > $(VENV)/.advmerge; \
+	fi
+
+clean:
+	rm -rf results reports logs
