@@ -1,0 +1,95 @@
+"""Artifacts: whole or not at all, the same bytes, readable back, and never unpickled."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from advmerge import artifacts
+from advmerge.errors import StudyError
+
+METADATA = {"slice": {"seed": 0, "name": "α"}, "inputs": {"b": "2", "a": "1"}, "facts": [1.5, None]}
+
+
+def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6).view(2, 3), "b": torch.rand(3).half(), "t": torch.rand(2, 3).T}
+    artifacts.save_tensors(tmp_path / "x.safetensors", tensors, METADATA)
+    found, metadata = artifacts.load_tensors(tmp_path / "x.safetensors")
+    assert metadata == METADATA == artifacts.metadata(tmp_path / "x.safetensors")
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
+
+
+def test_tables_and_metadata_come_back(tmp_path: Path) -> None:
+    table = pd.DataFrame({"task": pd.Categorical(["a", "b"]), "eps": [0.1, float("nan")], "n": [1, 2]})
+    artifacts.save_table(tmp_path / "x.parquet", table, METADATA)
+    pd.testing.assert_frame_equal(artifacts.load_table(tmp_path / "x.parquet"), table)
+    assert artifacts.metadata(tmp_path / "x.parquet") == METADATA
+
+
+def test_same_content_same_bytes(tmp_path: Path) -> None:
+    """Also in another order of metadata keys; safetensors shuffles several keys anew in every process."""
+    tensors = {f"t{i}": torch.full((3,), float(i)) for i in range(20)}
+    reordered = dict(sorted(METADATA.items(), reverse=True))
+    artifacts.save_tensors(tmp_path / "a.safetensors", tensors, METADATA)
+    artifacts.save_tensors(tmp_path / "b.safetensors", tensors, reordered)
+    assert artifacts.sha256(tmp_path / "a.safetensors") == artifacts.sha256(tmp_path / "b.safetensors")
+    header = (tmp_path / "a.safetensors").read_bytes()[8:]
+    assert list(json.JSONDecoder().raw_decode(header.decode("utf-8", "ignore"))[0]["__metadata__"]) == ["advmerge"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), artifacts.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StudyError, match=r"x\.csv: could not be written: No space left"),
+        artifacts.replacing(tmp_path / "x.csv"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "parquet"])
+def test_damaged_and_missing_files_are_named(tmp_path: Path, suffix: str) -> None:
+    load = artifacts.load_tensors if suffix == "safetensors" else artifacts.load_table
+    path = tmp_path / f"x.{suffix}"
+    with pytest.raises(StudyError, match="no such file"):
+        load(path)
+    path.write_bytes(b"\x00" * 40)
+    with pytest.raises(StudyError, match=f"x.{suffix}: not a readable {suffix} file"):
+        load(path)
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(StudyError, match="not a readable safetensors file"):
+        artifacts.load_tensors(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_truncated_download_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    artifacts.save_tensors(path, {"a": torch.rand(100)}, {})
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(StudyError, match="not a readable safetensors file"):
+        artifacts.load_tensors(path)
