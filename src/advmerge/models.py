@@ -1,0 +1,212 @@
+"""Encoder (timm), frozen head and the classifier that is attacked: normalise ∘ encoder ∘ surgery ∘ head.
+
+Every model here maps images [N, C, H, W] in [0, 1] to logits [N, classes]; normalisation and representation
+surgery are inside, so that what is attacked is what answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advmerge.artifacts import load_tensors
+from advmerge.errors import StudyError
+
+SURGERY = "surgery."  # prefix of the per-task modules' tensors in a merged artifact
+
+
+class Normalise(nn.Module):
+    """(x − mean) / std per channel; mean and std in [0, 1] pixel units."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class Head(nn.Module):
+    """A frozen linear head on standardised, length-normalised features.
+
+    logits = W · z/‖z‖ + b with z = (f − mean)/std. The rows of W carry the logit scale. With mean 0 and std 1
+    this is CLIP's zero-shot head; with the statistics of the pretrained features it is a cosine nearest-class-mean.
+
+    Args:
+        tensors: ``weight`` [classes, features], ``bias`` [classes], ``mean`` [features], ``std`` [features].
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "mean", "std"):
+            self.register_buffer(name, tensors[name].clone())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(F.normalize((features - self.mean) / self.std, dim=-1), self.weight, self.bias)
+
+
+class Surgery(nn.Module):
+    """Representation surgery for one task: z − U·ReLU(D·z).
+
+    Yang et al., "Representation Surgery for Multi-Task Model Merging", ICML 2024, eq. 4; D is [rank, features]
+    and U [features, rank]. U starts at zero, so that an untrained module changes nothing.
+    """
+
+    def __init__(self, features: int, rank: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        down = torch.empty(rank, features)
+        nn.init.kaiming_uniform_(down, a=5**0.5, generator=generator)
+        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(torch.zeros(features, rank))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features - F.linear(F.relu(F.linear(features, self.down)), self.up)
+
+
+class Classifier(nn.Module):
+    """What is attacked and evaluated: images [N, C, H, W] in [0, 1] → logits [N, classes]."""
+
+    def __init__(
+        self, encoder: nn.Module, head: nn.Module, normalise: nn.Module, surgery: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.encoder = encoder
+        self.surgery = surgery or nn.Identity()
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.surgery(self.encoder(self.normalise(images))))
+
+
+def build_encoder(backbone: Mapping[str, Any]) -> nn.Module:
+    """A timm model without a classifier, [N, C, H, W] → [N, features], with random weights.
+
+    Args:
+        backbone: the study's ``backbone``: ``timm`` (model name) and ``options`` (arguments of that model).
+
+    Raises:
+        StudyError: timm does not know the model or refuses an option.
+    """
+    import timm
+
+    name, options = backbone["timm"], backbone.get("options", {})
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
+        raise StudyError(f"backbone.timm: timm has no model '{name}'; for instance: {near}")
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise StudyError(f"backbone.options: timm refuses them for '{name}': {error}") from error
+
+
+class Model:
+    """A trained or merged encoder as it lies on disk, with the surgery modules it may carry.
+
+    Attributes:
+        state: the encoder's tensors under timm's names.
+        backbone: the study's ``backbone`` it was made with.
+        surgery: task → its module's tensors, empty without surgery.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        tensors, metadata = load_tensors(path)
+        if "backbone" not in metadata:
+            raise StudyError(f"{path}: not an encoder of this workflow: its metadata lack 'backbone'")
+        self.path = path
+        self.backbone: dict[str, Any] = metadata["backbone"]
+        self.state = {name: tensor for name, tensor in tensors.items() if not name.startswith(SURGERY)}
+        self.surgery: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(SURGERY):
+                task, part = name.removeprefix(SURGERY).split(".")
+                self.surgery.setdefault(task, {})[part] = tensor
+
+    def encoder(self) -> nn.Module:
+        """The encoder with its weights, in evaluation mode.
+
+        Raises:
+            StudyError: the tensors do not fit the architecture that the metadata name.
+        """
+        encoder = build_encoder(self.backbone)
+        try:
+            encoder.load_state_dict(self.state)
+        except RuntimeError as error:
+            raise StudyError(f"{self.path}: does not fit {self.backbone['timm']}: {error}") from error
+        return encoder.eval()
+
+    def classifier(self, task: str, head: Head) -> Classifier:
+        """The model that answers for one task: with surgery, this task's module is inside."""
+        module = None
+        if self.surgery:
+            if task not in self.surgery:
+                raise StudyError(f"{self.path}: has no surgery module for the task '{task}'")
+            down = self.surgery[task]["down"]
+            module = Surgery(down.shape[1], down.shape[0])
+            module.load_state_dict(self.surgery[task])
+        normalise = Normalise(self.backbone["mean"], self.backbone["std"])
+        return Classifier(self.encoder(), head, normalise, module).eval().requires_grad_(False)
+
+
+def load_head(path: Path | str) -> Head:
+    """A task's frozen head.
+
+    Raises:
+        StudyError: the file is not a head.
+    """
+    tensors, _ = load_tensors(path)
+    missing = {"weight", "bias", "mean", "std"} - set(tensors)
+    if missing:
+        raise StudyError(f"{path}: not a head: it lacks {', '.join(sorted(missing))}")
+    return Head(tensors)
+
+
+def device() -> torch.device:
+    """The device of this job: the GPU it leased, else Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 pixels → float32 in [0, 1]."""
+    return images.float() / 255
+
+
+def batches(count: int, size: int) -> Iterable[slice]:
+    """Consecutive slices that cover ``range(count)``."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Outputs of a model for images in [0, 1] or uint8 pixels, float32 [N, …] on the CPU, batch by batch."""
+    place = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    outputs = []
+    for part in batches(len(images), batch_size):
+        batch = images[part].to(place)
+        outputs.append(model(to_unit(batch) if batch.dtype == torch.uint8 else batch).float().cpu())
+    return torch.cat(outputs)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logit of the label minus the best other logit, [N]; negative where the prediction is wrong."""
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], float("-inf"))
+    return own - others.amax(dim=1)

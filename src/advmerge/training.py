@@ -1,0 +1,246 @@
+"""Pretraining, few-shot heads, fine-tuning and joint training of the encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advmerge.errors import StudyError
+from advmerge.models import Classifier, Head, Normalise, predict, to_unit
+
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+def _optimiser(
+    parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW with linear warm-up and a cosine to zero; weight decay on matrices only, as for ViTs."""
+    kept = list(parameters)
+    groups = [
+        {"params": [p for p in kept if p.ndim > 1], "weight_decay": recipe["weight_decay"]},
+        {"params": [p for p in kept if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=recipe["lr"], betas=(0.9, recipe.get("beta2", 0.999)), fused=True)
+    steps, warmup = recipe["steps"], recipe["warmup"]
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def _step(
+    loss: Tensor,
+    parameters: list[nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    if not torch.isfinite(loss):
+        raise StudyError("training diverged: the loss is not finite; lower the learning rate")
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+    schedule.step()
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random affine (±15°, scale 0.8–1.2, shear, shift), contrast, inversion and noise.
+
+    Args:
+        images: float32 [N, C, H, W] in [0, 1].
+        generator: CPU generator of the draws.
+
+    Returns:
+        The same shape and range. Borders are reflected: zeros would mark the images that had none.
+    """
+    count = len(images)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.empty(count, *shape).uniform_(low, high, generator=generator).to(images.device)
+
+    angle, scale, shear = uniform(-0.26, 0.26), uniform(0.8, 1.2), uniform(-0.15, 0.15)
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    matrix = torch.stack(
+        [cos, -sin + shear * cos, uniform(-0.1, 0.1), sin, cos + shear * sin, uniform(-0.1, 0.1)], dim=1
+    ).view(count, 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    images = (images - 0.5) * uniform(0.6, 1.2, 1, 1, 1) + 0.5 + uniform(-0.1, 0.1, 1, 1, 1)
+    images = torch.where(uniform(0, 1, 1, 1, 1) < 0.25, 1 - images, images)
+    noise = torch.empty(images.shape).normal_(generator=generator).to(images.device)
+    return (images + uniform(0, 0.06, 1, 1, 1) * noise).clamp(0, 1)
+
+
+def pretrain(
+    encoder: nn.Module,
+    normalise: Normalise,
+    images: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    recipe: Mapping[str, Any],
+    generator: torch.Generator,
+    progress: Progress = iter,
+) -> dict[str, float]:
+    """Train an encoder from scratch, in place, by classifying the corpus; the linear classifier is dropped.
+
+    Args:
+        encoder: [N, C, H, W] → [N, features].
+        normalise: the study's pixel normalisation.
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+        weights: probability of drawing each image, [N].
+        recipe: ``steps, batch, lr, weight_decay, warmup, label_smoothing``.
+        generator: of every draw.
+        progress: wraps the steps.
+
+    Returns:
+        Facts: training accuracy and loss over the last tenth of the steps.
+    """
+    device = next(encoder.parameters()).device
+    classes = int(labels.max()) + 1
+    linear = nn.Linear(encoder.num_features, classes, device=device)  # type: ignore[arg-type]
+    nn.init.trunc_normal_(linear.weight, std=0.02, generator=generator if device.type == "cpu" else None)
+    nn.init.zeros_(linear.bias)
+    parameters = [*encoder.parameters(), *linear.parameters()]
+    optimiser, schedule = _optimiser(parameters, recipe)
+    encoder.train()
+    correct, seen, total = 0, 0, 0.0
+    for step in progress(range(recipe["steps"])):
+        index = torch.multinomial(weights, recipe["batch"], replacement=True, generator=generator)
+        batch = augment(to_unit(images[index]).to(device), generator)
+        target = labels[index].to(device)
+        logits = linear(encoder(normalise(batch)))
+        loss = F.cross_entropy(logits, target, label_smoothing=recipe["label_smoothing"])
+        _step(loss, parameters, optimiser, schedule)
+        if step >= recipe["steps"] * 9 // 10:
+            correct += int((logits.argmax(1) == target).sum())
+            total += float(loss.detach()) * len(target)
+            seen += len(target)
+    encoder.eval()
+    return {"train_accuracy": correct / seen, "train_loss": total / seen}
+
+
+def anchor_images(corpus: Tensor) -> Tensor:
+    """4,000 images spread evenly over the pretraining corpus [N, C, H, W]: enough for its features' statistics."""
+    return corpus[torch.linspace(0, len(corpus) - 1, min(4000, len(corpus))).long()]
+
+
+def feature_statistics(encoder: nn.Module, normalise: Normalise, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of an encoder's features over images, each [features]."""
+    features = predict(nn.Sequential(normalise, encoder), images, 256)
+    return features.mean(0), features.std(0) + 1e-6
+
+
+def few_shot_head(
+    encoder: nn.Module,
+    normalise: Normalise,
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    statistics: tuple[Tensor, Tensor],
+    shots: int,
+    scale: float,
+) -> dict[str, Tensor]:
+    """A cosine nearest-class-mean head from the first ``shots`` images of each class.
+
+    Few shots keep a gap between the pretrained encoder and the experts, as zero-shot heads do for CLIP; with
+    heads from all the data the gap closes and merging methods cannot be told apart.
+
+    Args:
+        encoder: the pretrained encoder.
+        normalise: the study's pixel normalisation.
+        images: uint8 [N, C, H, W], shuffled.
+        labels: int64 [N].
+        classes: number of classes.
+        statistics: mean and std of the pretrained features, each [features].
+        shots: images a class.
+        scale: logit scale.
+
+    Returns:
+        The tensors of a :class:`~advmerge.models.Head`.
+
+    Raises:
+        StudyError: a class has fewer than ``shots`` training images.
+    """
+    mean, std = statistics
+    rows = []
+    for label in range(classes):
+        members = torch.nonzero(labels == label).squeeze(1)[:shots]
+        if len(members) < shots:
+            raise StudyError(f"class {label} has {len(members)} training images; the head needs head.shots = {shots}")
+        features = predict(nn.Sequential(normalise, encoder), images[members], 256)
+        rows.append(F.normalize(F.normalize((features - mean) / std, dim=1).mean(0), dim=0))
+    return {"weight": scale * torch.stack(rows), "bias": torch.zeros(classes), "mean": mean, "std": std}
+
+
+class Anchor:
+    """Penalty that keeps an encoder's features on pretraining images where the pretrained encoder had them.
+
+    mean(((f − f_P)/σ_P)²) over a batch. Without it the small encoder drifts so far in fine-tuning that adding
+    task vectors destroys it, and every merging method collapses to plain averaging.
+    """
+
+    def __init__(self, encoder: nn.Module, normalise: Normalise, images: Tensor, batch: int) -> None:
+        self.normalise, self.images, self.batch = normalise, images, batch
+        self.features = predict(nn.Sequential(normalise, encoder), images, 256)
+        self.std = self.features.std(0) + 1e-6
+
+    def penalty(self, encoder: nn.Module, generator: torch.Generator) -> Tensor:
+        """The penalty on a random batch; a scalar."""
+        index = torch.randint(len(self.images), (self.batch,), generator=generator)
+        device = next(encoder.parameters()).device
+        features = encoder(self.normalise(to_unit(self.images[index]).to(device)))
+        target = self.features[index].to(device)
+        return (((features - target) / self.std.to(device)) ** 2).mean()
+
+
+def finetune(
+    encoder: nn.Module,
+    normalise: Normalise,
+    tasks: Mapping[str, tuple[Tensor, Tensor, Head]],
+    anchor: Anchor,
+    recipe: Mapping[str, Any],
+    generator: torch.Generator,
+    progress: Progress = iter,
+) -> dict[str, float]:
+    """Train the whole encoder under frozen heads, in place: one task gives an expert, all tasks multi-task learning.
+
+    Args:
+        encoder: starts as the pretrained encoder.
+        normalise: the study's pixel normalisation.
+        tasks: task → (images uint8 [N, C, H, W], labels int64 [N], frozen head).
+        anchor: the penalty, weighted by ``recipe["anchor"]``.
+        recipe: ``steps, batch`` (images a task a step), ``lr, weight_decay, warmup, anchor``.
+        generator: of every draw.
+        progress: wraps the steps.
+
+    Returns:
+        Facts: mean loss of the last tenth of the steps.
+    """
+    device = next(encoder.parameters()).device
+    models = {task: Classifier(encoder, head, normalise) for task, (_, _, head) in tasks.items()}
+    parameters = list(encoder.parameters())
+    optimiser, schedule = _optimiser(parameters, recipe)
+    encoder.train()
+    losses = []
+    for step in progress(range(recipe["steps"])):
+        loss = torch.zeros((), device=device)
+        for task, (images, labels, _) in tasks.items():
+            index = torch.randint(len(images), (recipe["batch"],), generator=generator)
+            logits = models[task](to_unit(images[index]).to(device))
+            loss = loss + F.cross_entropy(logits, labels[index].to(device)) / len(tasks)
+        if recipe["anchor"]:
+            loss = loss + recipe["anchor"] * anchor.penalty(encoder, generator)
+        _step(loss, parameters, optimiser, schedule)
+        if step >= recipe["steps"] * 9 // 10:
+            losses.append(float(loss.detach()))
+    encoder.eval()
+    return {"train_loss": sum(losses) / len(losses)}
