@@ -1,0 +1,170 @@
+"""What each attack costs, against the passes it makes and against its peers: python benchmarks/attacks.py
+
+The floor of an attack is the forward and backward passes that it made, counted in images, at the price that
+plain torch pays for them in batches of 128. Overhead is its CPU time over that floor; speed is images per CPU
+second. Success and L2 (median over the fooled) tell whether two attacks of one name do the same.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("TIMM_FUSED_ATTN", "0")  # a quarter faster for input gradients on a CPU
+
+import foolbox
+import torch
+import torchattacks
+from sklearn.datasets import load_digits
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional
+
+from advmerge.attacks.bridge import craft
+
+BATCH, EPS = 128, 8 / 255
+
+
+class Counted(nn.Module):
+    """The module it wraps, counting the images that pass forwards and whose gradients come back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forwards = self.backwards = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.forwards += len(images)
+        if images.requires_grad:
+            images.register_hook(self._back)
+        return self.model(images)
+
+    def _back(self, gradient: torch.Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+def trained() -> tuple[Counted, torch.Tensor, torch.Tensor]:
+    """A small vision transformer, 28 x 28 images it has not seen, and their labels."""
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        img_size=28,
+        patch_size=7,
+        in_chans=1,
+        embed_dim=64,
+        depth=4,
+        num_heads=2,
+        mlp_ratio=2,
+        class_token=False,
+        global_pool="avg",
+        num_classes=10,
+    )
+    data, target = load_digits(return_X_y=True)
+    images = functional.interpolate(torch.tensor(data / 16).float().reshape(-1, 1, 8, 8), (28, 28), mode="bilinear")
+    images, labels = (images * 255).round() / 255, torch.tensor(target)
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(12):
+        for rows in torch.randperm(1500).split(64):
+            loss = functional.cross_entropy(model(images[rows]), labels[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    model.eval().requires_grad_(False)
+    return Counted(model).eval(), images[1500:1756], labels[1500:1756]
+
+
+def cpu_seconds(work: Callable[[], object], times: int = 1) -> float:
+    start = time.process_time()
+    for _ in range(times):
+        work()
+    return (time.process_time() - start) / times
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    model, images, labels = trained()
+    some = images[:BATCH]
+    tracked = some.clone().requires_grad_()
+    with torch.no_grad():
+        forward = min(cpu_seconds(lambda: model(some), 5) for _ in range(3)) / BATCH
+    both = min(cpu_seconds(lambda: torch.autograd.grad(model(tracked).sum(), tracked), 5) for _ in range(3)) / BATCH
+    print(f"forward {1 / forward:.0f} images/s, forward and backward {1 / both:.0f} images/s\n")
+    print("| attack | by | images/s | passes/image | overhead | success | median L2 |")
+    print("|---|---|---|---|---|---|---|")
+
+    def row(name: str, by: str, count: int, attack: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        x, y = images[:count], labels[:count]
+        model.forwards = model.backwards = 0
+        result: list[torch.Tensor] = []
+        seconds = cpu_seconds(lambda: result.append(attack(x, y)))
+        passes = f"{model.forwards / count:.0f}f {model.backwards / count:.0f}b"
+        floor = model.forwards * forward + model.backwards * (both - forward)
+        overhead = f"{seconds / floor:.2f}" if floor else ""
+        with torch.no_grad():
+            right = model(x).argmax(1) == y
+            fooled = (model(result[0]).argmax(1) != y) & right
+        size = (result[0] - x)[fooled].flatten(1).norm(dim=1).median()
+        print(
+            f"| {name} | {by} | {count / seconds:.0f} | {passes} | {overhead} "
+            f"| {fooled.sum() / right.sum():.2f} | {size:.3f} |",
+            flush=True,
+        )
+
+    def through_bridge(method: str, batch_size: int = BATCH, **options: object) -> Callable[..., torch.Tensor]:
+        return lambda x, y: craft(model, x, y, method, options, seed=(0, method), classes=10, batch_size=batch_size)
+
+    def in_batches(
+        attack: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> Callable[..., torch.Tensor]:
+        return lambda x, y: torch.cat([attack(*part) for part in zip(x.split(BATCH), y.split(BATCH), strict=True)])
+
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+
+    def with_foolbox(attack: foolbox.attacks.base.Attack, eps: float | None = None) -> Callable[..., torch.Tensor]:
+        return in_batches(lambda x, y: attack(wrapped, x, y, epsilons=eps)[1])
+
+    step, steps, peers = EPS / 4, 10, torchattacks
+    every = len(images)
+    row("noise", "ours", every, through_bridge("UniformNoise", eps=EPS))
+    row("FGSM", "ART", every, through_bridge("FastGradientMethod", eps=EPS))
+    row("FGSM", "torchattacks", every, in_batches(peers.FGSM(model, eps=EPS)))
+    row(
+        "PGD-10",
+        "ART",
+        every,
+        through_bridge("ProjectedGradientDescent", eps=EPS, eps_step=step, max_iter=steps),
+    )
+    row("PGD-10", "torchattacks", every, in_batches(peers.PGD(model, EPS, step, steps, random_start=False)))
+    linf = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps, random_start=False)
+    row("PGD-10", "foolbox", every, with_foolbox(linf, EPS))
+    row(
+        "MI-FGSM-10",
+        "ART",
+        every,
+        through_bridge("MomentumIterativeMethod", eps=EPS, eps_step=step, max_iter=steps),
+    )
+    row("MI-FGSM-10", "torchattacks", every, in_batches(peers.MIFGSM(model, EPS, step, steps, decay=1.0)))
+    row("APGD-10", "ours", every, through_bridge("BatchedAutoPGD", eps=EPS, max_iter=steps))
+    row("APGD-10", "torchattacks", every, in_batches(peers.APGD(model, eps=EPS, steps=steps)))
+    row(
+        "APGD-10",
+        "ART",
+        every,
+        through_bridge("AutoProjectedGradientDescent", eps=EPS, eps_step=2 * EPS, max_iter=steps, nb_random_init=1),
+    )
+    row("DeepFool-50", "ours", every, through_bridge("BatchedDeepFool"))
+    row("DeepFool-50", "foolbox", 64, with_foolbox(foolbox.attacks.L2DeepFoolAttack(steps=50, candidates=10)))
+    row("DeepFool-50", "torchattacks", 64, peers.DeepFool(model, steps=50))
+    row("DeepFool-50", "ART, batch 16", 16, through_bridge("DeepFool", 16, max_iter=50, epsilon=0.02))
+    few = {"binary_search_steps": 3, "max_iter": 20, "initial_const": 0.1}
+    row("C&W 3 x 20", "ours", every, through_bridge("BatchedCarliniL2", **few))
+    row("C&W 4 x 30", "ours", every, through_bridge("BatchedCarliniL2"))
+    for search, inner in ((3, 20), (4, 30)):
+        carlini = foolbox.attacks.L2CarliniWagnerAttack(search, inner, stepsize=0.05, initial_const=0.1)
+        row(f"C&W {search} x {inner}", "foolbox", 64, with_foolbox(carlini))
+    row("C&W 1 x 60", "torchattacks", 64, peers.CW(model, c=1, steps=60, lr=0.05))
+    row("C&W 3 x 20", "ART, batch 16", 16, through_bridge("CarliniL2Method", 16, learning_rate=0.05, **few))
+
+
+if __name__ == "__main__":
+    main()

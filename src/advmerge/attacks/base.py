@@ -1,0 +1,89 @@
+"""What the attacks of ours share: an ART attack that sees torch batches instead of numpy arrays."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from numbers import Integral, Real
+from typing import ClassVar
+
+import numpy as np
+import torch
+from art.attacks.attack import EvasionAttack
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+
+class TorchAttack(EvasionAttack):
+    """An untargeted attack on a ``PyTorchClassifier`` with clip values (0, 1) and no ART preprocessing.
+
+    A subclass gives :meth:`perturb` and names its options in ``attack_params``. It calls the torch module
+    itself: ART's numpy interface costs copies, its class gradients a backward pass of the batch per class.
+    """
+
+    attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params, "batch_size"]
+    _estimator_requirements: ClassVar[tuple[type, ...]] = (PyTorchClassifier,)
+
+    def __init__(self, estimator: PyTorchClassifier, batch_size: int) -> None:
+        super().__init__(estimator=estimator)
+        if list(np.ravel(estimator.clip_values)) != [0, 1] or estimator.preprocessing_operations:
+            raise ValueError("the classifier must have clip_values (0, 1) and no preprocessing")
+        self.batch_size = batch_size
+        whole("batch_size", batch_size)
+
+    @property
+    def model(self) -> nn.Module:
+        """The module under attack: [N, C, H, W] in [0, 1] -> logits [N, classes]."""
+        return self.estimator.model
+
+    @abstractmethod
+    def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Attack one batch: float32 [N, C, H, W] in [0, 1] and int64 [N] -> float32 of the images' shape."""
+
+    def generate(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: object) -> np.ndarray:
+        """Attack images of any number, ``batch_size`` at a time.
+
+        Args:
+            x: [N, C, H, W] in [0, 1].
+            y: true labels [N], or one-hot [N, classes]; the model's own predictions if None, as in ART.
+
+        Returns:
+            float32, of x's shape, in [0, 1].
+        """
+        if kwargs:
+            raise ValueError(f"{type(self).__name__} does not take {', '.join(kwargs)}")
+        self.model.eval()
+        device = self.estimator.device
+        images = torch.as_tensor(np.asarray(x, np.float32))
+        if y is None:
+            y = self.estimator.predict(x, batch_size=self.batch_size)
+        labels = torch.as_tensor(np.asarray(y if np.ndim(y) == 1 else np.argmax(y, axis=1), np.int64))
+        parts = [
+            self.perturb(some.to(device), their.to(device)).detach().clamp(0, 1).cpu()
+            for some, their in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+        ]
+        return torch.cat(parts).numpy() if len(images) else images.numpy()
+
+
+def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """True logit less the greatest other, [N, classes] -> [N]; an image is fooled when it is below zero."""
+    column = labels[:, None]
+    others = logits.scatter(1, column, -torch.inf)
+    return logits.gather(1, column)[:, 0] - others.amax(1)
+
+
+def per_image(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Values [N] shaped to broadcast over images [N, ...]."""
+    return values.reshape(-1, *[1] * (images.ndim - 1))
+
+
+def whole(name: str, value: object, least: int = 1) -> None:
+    """Refuse, with ValueError, what is not a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def number(name: str, value: object, above: float = 0.0, inclusive: bool = False) -> None:
+    """Refuse, with ValueError, what is not a finite number above ``above`` (or equal to it, if inclusive)."""
+    good = isinstance(value, Real) and not isinstance(value, bool) and np.isfinite(float(value))
+    if not good or value < above or (value == above and not inclusive):  # type: ignore[operator]
+        raise ValueError(f"{name} must be a number {'of at least' if inclusive else 'above'} {above:g}, not {value!r}")

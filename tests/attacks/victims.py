@@ -1,0 +1,29 @@
+"""What the tests attack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Victim:
+    """A trained model and images it has not seen: [N, 1, 8, 8] on the 8-bit grid, labels [N]."""
+
+    model: nn.Module
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def fooled(self, images: torch.Tensor) -> torch.Tensor:
+        """Which images are not their true class, [N]."""
+        with torch.no_grad():
+            return self.model(images).argmax(1) != self.labels
+
+    def odds(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Log-odds of an error, [N]: orders images as cross-entropy does, but is never zero in float32."""
+        column = (self.labels if labels is None else labels)[:, None]
+        with torch.no_grad():
+            logits = self.model(images)
+        return logits.scatter(1, column, -torch.inf).logsumexp(1) - logits.gather(1, column)[:, 0]
