@@ -1,0 +1,199 @@
+"""The study file: what is refused, in which words, and what each artifact depends on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advmerge.errors import StudyError
+from advmerge.study import Study, check, load
+
+ROOT = Path(__file__).parents[1]
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "studies/smoke.yaml").read_text())
+
+
+def refused(tmp_path: Path, content: Any) -> str:
+    """The sentence with which a study is refused."""
+    path = tmp_path / "study.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(StudyError) as error:
+        load(path)
+    sentence = str(error.value)
+    assert sentence.startswith(str(path))
+    assert "\n" not in sentence
+    return sentence.removeprefix(f"{path}: ")
+
+
+def change(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(content)
+    *parents, last = key.split("/")
+    place = changed
+    for part in parents:
+        place = place[part]
+    if value is KeyError:
+        del place[last]
+    else:
+        place[last] = value
+    return changed
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_study_that_ships_is_valid(path: Path) -> None:
+    check(load(path))
+
+
+def test_the_embedded_study_is_the_grid_of_the_paper() -> None:
+    study = load(ROOT / "params.yaml")
+    attacks = [name for name, entry in study.attacks.items() if entry["method"] != "UniformNoise"]
+    assert len(study.tasks) * len(study.merging) * len(attacks) == 336
+    assert len(study.targets) == 9
+    with_budget = [cell for cell in study.cells().values() if cell.eps is not None]
+    assert {cell.eps for cell in with_budget} == {4 / 255, 8 / 255}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("sed", 1, "unknown key 'sed'; choose one of: attacks, backbone"),
+        ("finetune/momentum", 0.9, "unknown key 'finetune.momentum'; choose one of: anchor, anchor_batch"),
+        ("seed", KeyError, "the key 'seed' is missing"),
+        ("seed", -1, "seed: input should be greater than or equal to 0, got -1"),
+        ("seed", "many", "seed: input should be a valid integer"),
+        ("study", "a/b", "study: 'a/b' is not a folder name"),
+        ("tasks", {}, "tasks: dictionary should have at least 1 item"),
+        ("tasks/Latin", {}, "tasks.Latin: names are lower-case letters, digits and '_', a letter first"),
+        ("merging/multitask", {"method": "average"}, "merging.multitask: the name is taken by the workflow"),
+        ("merging/x", {"method": "average", "base": "y"}, "merging.x: give either 'method', or 'base' with 'surgery'"),
+        (
+            "merging/x",
+            {"base": "nope", "surgery": {}},
+            "merging.x.base: unknown 'nope'; choose one of: weight_averaging",
+        ),
+        ("attacks/x", {"eps": 0.1}, "attacks.x: lacks 'method'"),
+        ("attacks/pgd/eps", 2, "attacks.pgd.eps: 2 is not a budget in (0, 1]"),
+        ("attacks/pgd/eps", [0.1, 0.1], "attacks.pgd: two cells of the name 'pgd_eps25p5'"),
+        ("attacks/pgd/eps_step", [0.1, 0.2, 0.3], "attacks.pgd.eps_step: 3 values for 1 of eps"),
+        ("controls/white_box", ["fgsm"], "controls.white_box: unknown attack 'fgsm'; choose one of: pgd, deepfool"),
+        ("evaluation/images", 33, "evaluation.images: 33, but the task 'uci_digits' has 32 to attack"),
+        ("statistics/confidence", 95, "statistics.confidence: input should be less than 1, got 95"),
+        ("surrogates", ["merged"], "surrogates.0: input should be 'pretrained' or 'finetuned', got 'merged'"),
+        ("gallery/attack", "pgd", "gallery.attack: unknown 'pgd'; choose one of: pgd_eps8, deepfool"),
+        ("data/splits", {"train": 5}, "data.splits: lacks the split val, adapt, test, attack"),
+    ],
+)
+def test_what_is_refused_and_how(tmp_path: Path, content: dict[str, Any], key: str, value: Any, words: str) -> None:
+    assert words in refused(tmp_path, change(content, key, value))
+
+
+def test_files_that_are_no_study(tmp_path: Path) -> None:
+    assert "not readable as YAML" in refused(tmp_path, "a: [")
+    assert "expected a mapping of keys to values, found list" in refused(tmp_path, "- a")
+    with pytest.raises(StudyError, match="no such study file"):
+        load(tmp_path / "absent.yaml")
+    with pytest.raises(StudyError, match="the key 'seed' is given twice"):
+        path = tmp_path / "twice.yaml"
+        path.write_text("seed: 1\nseed: 2\n")
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("tasks/imagenet", {}, "tasks.imagenet: unknown kind of task 'imagenet'; choose one of: cyrillic"),
+        ("tasks/latin", {"font": "x"}, "tasks.latin: unknown option 'font'"),
+        ("merging/x", {"method": "stock"}, "merging.x.method: unknown merging method 'stock'; choose one of: "),
+        ("merging/x", {"method": "task_arithmetic"}, "merging.x: method 'task_arithmetic' needs the option 'scale'"),
+        ("merging/x", {"method": "average", "scale": 1}, "merging.x: unknown option 'scale'"),
+        (
+            "merging/x",
+            {"base": "weight_averaging", "surgery": {"width": 3}},
+            "merging.x.surgery: unknown option 'width'",
+        ),
+        ("attacks/x", {"method": "Hammer"}, "attacks.x: unknown attack method 'Hammer'; choose one of: "),
+        ("attacks/x", {"method": "ProjectedGradientDescent", "steps": 3}, "attacks.x: unknown option of"),
+        (
+            "attacks/x",
+            {"method": "ProjectedGradientDescent", "eps": 0.1, "max_iter": -3},
+            "attacks.x: ProjectedGradientDescent refuses",
+        ),
+        ("attacks/x", {"method": "ProjectedGradientDescent"}, "attacks.x: eps must be a number in [0, 1]"),
+        ("backbone/timm", "vit_minuscule", "backbone.timm: timm has no model 'vit_minuscule'"),
+        ("backbone/options", {"depths": 3}, "backbone.options: timm refuses them for 'vit_tiny_patch16_224'"),
+    ],
+)
+def test_what_the_registries_refuse(content: dict[str, Any], key: str, value: Any, words: str) -> None:
+    with pytest.raises(StudyError) as error:
+        check(Study.model_validate(change(content, key, value)))
+    assert str(error.value).startswith(words)
+    assert "\n" not in str(error.value)
+
+
+def test_cells_zip_lists_with_the_budgets(content: dict[str, Any]) -> None:
+    entry = {"method": "ProjectedGradientDescent", "eps": ["4/255", "8/255"], "eps_step": ["1/255", 0.5], "max_iter": 3}
+    cells = Study.model_validate(change(content, "attacks/apgd", entry)).cells()
+    assert cells["apgd_eps4"].options == {"eps": 4 / 255, "eps_step": 1 / 255, "max_iter": 3}
+    assert cells["apgd_eps8"].options == {"eps": 8 / 255, "eps_step": 0.5, "max_iter": 3}
+    assert cells["deepfool"].eps is None
+
+
+def changed_artifacts(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Rules of the artifacts whose slice differs between two studies."""
+    old, new = (Study.model_validate(content).artifacts() for content in (before, after))
+    return {rule for path, (rule, part) in new.items() if old.get(path) != (rule, part)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rules"),
+    [
+        ("attacks/pgd/max_iter", 6, {"attack"}),
+        ("merging/task_arithmetic/scale", [0.3], {"merge"}),
+        ("merging/task_arithmetic_surgery/surgery/rank", 4, {"surgery"}),
+        ("finetune/steps", 61, {"finetune"}),
+        ("multitask/steps", 61, {"multitask"}),
+        ("head/shots", 3, {"head"}),
+        ("pretrain/steps", 201, {"pretrain"}),
+        ("pretrain/corpus/per_character", 11, {"corpus"}),
+        ("tasks/latin", {"splits": {"train": 200}}, {"data"}),
+        ("statistics/bootstrap", 100, set()),
+        ("labels", {"pgd": "PGD"}, set()),
+    ],
+)
+def test_an_edit_touches_its_own_artifacts_alone(
+    content: dict[str, Any], key: str, value: Any, rules: set[str]
+) -> None:
+    assert changed_artifacts(content, change(content, key, value)) == rules
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    key=st.sampled_from(
+        ["seed", "study", "tasks", "data", "backbone", "finetune", "attacks", "merging", "labels", "new"]
+    ),
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=8,
+    ),
+)
+def test_any_value_anywhere_is_accepted_or_refused_in_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
+) -> None:
+    content = yaml.safe_load((ROOT / "studies/smoke.yaml").read_text())
+    path = tmp_path_factory.mktemp("fuzz") / "study.yaml"
+    path.write_text(yaml.safe_dump({**content, key: value}))
+    try:
+        load(path)
+    except StudyError as error:
+        assert str(error).startswith(str(path))
+        assert "\n" not in str(error)
