@@ -1,0 +1,592 @@
+"""The figures of a study, drawn from the tables of :mod:`advmerge.statistics` and from a few examples.
+
+Functions take tables and return a figure; :func:`save` writes it as PDF, SVG and PNG, byte for byte the same
+from the same tables. The module imports nothing heavy, so that the Snakefile may read :data:`FIGURES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advmerge import artifacts, statistics
+
+if TYPE_CHECKING:
+    import numpy
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FIGURES: dict[str, str] = {
+    "heatmap_pretrained": "heatmap.rst",
+    "heatmap_finetuned": "heatmap.rst",
+    "relative_transfer": "relative_transfer.rst",
+    "accuracy_transfer": "accuracy_transfer.rst",
+    "gallery": "gallery.rst",
+}
+"""Every figure: file stem -> its caption under workflow/report. :func:`draw` makes all but the gallery."""
+
+FORMATS = ("pdf", "svg", "png")
+
+FEW = 20
+"""A rate from fewer images than this is marked with a star in the heatmaps."""
+
+WIDTH = 7.2
+"""Width of a full-page figure in inches; fonts of 6 to 8 pt are meant to be printed at this size."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """In which order the study's names appear and how they are written. Unlisted names come last, sorted.
+
+    ``controls`` are the attacks that are no attacks (random noise), set apart from the others.
+    """
+
+    tasks: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    surrogates: Sequence[str] = ("pretrained", "finetuned")
+    attacks: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    controls: Sequence[str] = statistics.CONTROLS
+
+    def label(self, name: str) -> str:
+        """How a name is written: its label, or the name with spaces for underscores."""
+        return self.labels.get(name, name.replace("_", " "))
+
+    @staticmethod
+    def among(names: Any, listed: Sequence[str]) -> list[str]:
+        """The distinct ``names``, those ``listed`` first and in that order."""
+        found = set(names)
+        return [name for name in listed if name in found] + sorted(found - set(listed))
+
+
+def budget(eps: float) -> str:
+    """An L∞ budget in [0, 1] pixels as a reader writes it: ``4/255``; ``no budget`` for NaN.
+
+    >>> budget(8 / 255), budget(0.1), budget(float("nan"))
+    ('8/255', '0.1', 'no budget')
+    """
+    if math.isnan(eps):
+        return "no budget"
+    levels = eps * 255
+    return f"{levels:.3g}/255" if abs(levels * 2 - round(levels * 2)) < 0.02 else f"{eps:.3g}"
+
+
+def budgets(eps: Any) -> list[float]:
+    """The distinct budgets in rising order, NaN (attacks without one) last."""
+    values = {float(value) for value in eps}
+    has_none = any(math.isnan(value) for value in values)
+    return sorted(value for value in values if not math.isnan(value)) + [math.nan] * has_none
+
+
+def _at(eps: pandas.Series, value: float) -> pandas.Series:
+    return eps.isna() if math.isnan(value) else eps == value
+
+
+def _style() -> AbstractContextManager[Any]:
+    import matplotlib as mpl
+    import seaborn as sns
+
+    return mpl.rc_context(
+        {
+            **sns.axes_style("ticks"),
+            **sns.plotting_context("paper"),
+            "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
+            "font.size": 7,
+            "axes.labelsize": 7,
+            "axes.titlesize": 7.5,
+            "xtick.labelsize": 6.5,
+            "ytick.labelsize": 6.5,
+            "legend.fontsize": 6.5,
+            "axes.linewidth": 0.6,
+            "xtick.major.width": 0.6,
+            "ytick.major.width": 0.6,
+            "xtick.major.size": 2.5,
+            "ytick.major.size": 2.5,
+            "pdf.fonttype": 42,  # embedded TrueType, as journals ask
+            "svg.hashsalt": "advmerge",
+            "savefig.dpi": 220,
+        }
+    )
+
+
+def _colours() -> list[Any]:
+    import seaborn as sns
+
+    return sns.color_palette("colorblind")
+
+
+def _marks(surrogates: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each surrogate: told apart by shape where there is no colour."""
+    colours, markers = _colours(), "os^vP"
+    return {
+        name: {"color": colours[k % len(colours)], "marker": markers[k % len(markers)]}
+        for k, name in enumerate(surrogates)
+    }
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")  # not pyplot's: no display, no global state
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _sentence(text: str) -> Figure:
+    figure = _figure(WIDTH, 1)
+    figure.text(0.5, 0.5, text, ha="center", va="center")
+    return figure
+
+
+def save(figure: Figure, directory: Path | str, name: str) -> None:
+    """Write ``directory/name`` in every one of :data:`FORMATS`; each file whole or not at all."""
+    undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+    with _style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not once a format
+        for form in FORMATS:
+            with artifacts.replacing(Path(directory) / f"{name}.{form}") as temporary:
+                figure.savefig(temporary, format=form, metadata=undated[form])
+
+
+def draw(
+    outcomes: pandas.DataFrame,
+    accuracy: pandas.DataFrame,
+    order: Order,
+    confidence: float = 0.95,
+    bootstrap: int = 2000,
+    seed: int = 0,
+) -> Iterator[tuple[str, Figure]]:
+    """Every figure that needs no images: (file stem, figure). All use the primary denominator."""
+    cells = statistics.rates(outcomes, statistics.CELL, confidence=confidence)
+    pooled = statistics.rates(outcomes, statistics.TARGET, confidence=confidence)
+    for surrogate in ("pretrained", "finetuned"):
+        yield f"heatmap_{surrogate}", heatmap(cells, pooled, surrogate, order)
+
+    attacks = statistics.without_controls(outcomes, order.controls)
+    ratio = statistics.relative(attacks, statistics.METHOD, confidence=confidence, bootstrap=bootstrap, seed=seed)
+    control = outcomes[outcomes["attack"].isin(list(order.controls))]
+    noise = statistics.relative(control, statistics.METHOD, confidence=confidence, bootstrap=bootstrap, seed=seed)
+    yield "relative_transfer", relative_transfer(ratio, noise, order)
+    models = statistics.accuracy_by_model(accuracy, confidence)
+    yield "accuracy_transfer", accuracy_transfer(ratio, models, order)
+
+
+def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, order: Order) -> Figure:
+    """Transfer ASR of one surrogate's examples in percent: a panel a target, task × (budget, attack).
+
+    ``cells`` and ``pooled`` are :func:`statistics.rates` by task, surrogate, attack, eps, target, and by
+    the same without task: the last row of a panel. Cells without images are grey, those with fewer than
+    :data:`FEW` starred.
+    """
+    import matplotlib as mpl
+    import numpy as np
+    import seaborn  # noqa: F401 - registers the colour map
+
+    cells = cells[(cells["surrogate"] == surrogate) & (cells["target"] != surrogate)]
+    pooled = pooled[(pooled["surrogate"] == surrogate) & (pooled["target"] != surrogate)]
+    with _style():
+        if cells.empty:
+            return _sentence(f"This study crafts no examples on the surrogate '{order.label(surrogate)}'.")
+        tasks = Order.among(cells["task"], order.tasks)
+        targets = Order.among(cells["target"], order.targets)
+        groups = _column_groups(cells, order)
+        columns = sum(len(attacks) for _, _, attacks in groups)
+        heading = 2.3 + 0.052 * max(len(order.label(target)) for target in targets)  # a name and its note
+        panel = max(heading, 0.22 * columns + 0.95), 0.17 * (len(tasks) + 1) + 0.52
+        across, down, width, height = _page(len(targets), *panel)
+        figure = _figure(width, height + 1.0)
+        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.05, wspace=0.04)
+        axes = figure.subplots(down, across, squeeze=False)
+        colours = mpl.colormaps["rocket_r"].with_extremes(bad="0.85")
+        everywhere = pooled.assign(task="")
+        for k, ax in enumerate(axes.flat):
+            if k >= len(targets):
+                ax.set_axis_off()
+                continue
+            rows = [part[part["target"] == targets[k]] for part in (cells, everywhere)]
+            ticks, names, left = [], [], 0.0
+            for title, eps, attacks in groups:
+                for part, row_names, top in ((rows[0], tasks, 0.0), (rows[1], [""], len(tasks) + 0.25)):
+                    chosen = part[_at(part["eps"], eps)].set_index(["task", "attack"])
+                    grid = chosen.reindex([(task, attack) for task in row_names for attack in attacks])
+                    shape = (len(row_names), len(attacks))
+                    rate = grid["transfer_asr"].to_numpy().reshape(shape)
+                    n = grid["n"].fillna(0).to_numpy().reshape(shape)
+                    _block(ax, rate, n, left, top, colours)
+                ax.text(left + len(attacks) / 2, -0.2, title, ha="center", va="bottom", fontsize=6)
+                ticks += [left + j + 0.5 for j in range(len(attacks))]
+                names += [order.label(attack) for attack in attacks]
+                left += len(attacks) + 0.3
+            ax.set(xlim=(0, left - 0.3), ylim=(len(tasks) + 1.25, 0))
+            ax.set_title(order.label(targets[k]), fontweight="bold", pad=13, loc="left")
+            few, many = rows[0]["n"].min(), rows[0]["n"].max()
+            clean = 100 * rows[1]["target_accuracy"].mean()
+            note = f"clean accuracy {clean:.0f} %, n = {few}" + f"–{many}" * bool(many > few)
+            ax.set_title(note, fontsize=6, color="0.3", pad=13, loc="right")
+            last = k + across >= len(targets)
+            ax.set_xticks(ticks, names if last else [], rotation=90)
+            for name in ax.get_xticklabels():
+                name.set_in_layout(k // across == down - 1)  # else they hang into an empty place
+            rows_at = [*(np.arange(len(tasks)) + 0.5), len(tasks) + 0.75]
+            first = k % across == 0
+            ax.set_yticks(rows_at, [*map(order.label, tasks), "all tasks"] if first else [])
+            ax.tick_params(length=0, pad=2)
+            ax.spines[:].set_visible(False)
+        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 100), colours)
+        bar = figure.colorbar(scale, ax=axes, location="top", shrink=0.5, aspect=45, pad=0.1 / figure.get_figheight())
+        bar.set_label(f"transfer ASR (%)\nof examples crafted on the {order.label(surrogate)} model")
+        bar.outline.set_visible(False)
+    return figure
+
+
+def _page(panels: int, width: float, height: float) -> tuple[int, int, float, float]:
+    """Columns, rows, width and height of a grid of panels that comes closest to the shape of an A4 page."""
+
+    def distance(across: int) -> float:
+        return abs(math.log(-(-panels // across) * height / (across * width)) - math.log(math.sqrt(2)))
+
+    across = min(range(1, min(4, panels) + 1), key=distance)
+    down = -(-panels // across)
+    return across, down, across * width, down * height
+
+
+def _column_groups(cells: pandas.DataFrame, order: Order) -> list[tuple[str, float, list[str]]]:
+    """A heatmap's columns, (title, eps, attacks): by budget, then those without one, then the controls."""
+    names = Order.among(cells["attack"], order.attacks)
+    groups = []
+    for controls in (False, True):
+        for eps in budgets(cells["eps"]):
+            present = set(cells.loc[_at(cells["eps"], eps), "attack"])
+            attacks = [name for name in names if name in present and (name in order.controls) == controls]
+            title = budget(eps) if math.isnan(eps) or controls else f"ε = {budget(eps)}"
+            groups.append((title, eps, attacks))
+    return [group for group in groups if group[2]]
+
+
+def _block(ax: Axes, rate: numpy.ndarray, n: numpy.ndarray, left: float, top: float, colours: Any) -> None:
+    """Annotated cells of size 1 whose upper left corner is (left, top)."""
+    import numpy as np
+    from seaborn.utils import relative_luminance
+
+    down, across = rate.shape
+    ax.pcolormesh(
+        left + np.arange(across + 1),
+        top + np.arange(down + 1),
+        np.ma.masked_invalid(rate),
+        cmap=colours,
+        vmin=0,
+        vmax=1,
+        edgecolor="white",
+        linewidth=0.4,
+    )
+    for i, j in np.ndindex(down, across):
+        empty = n[i, j] == 0
+        text = "–" if empty else f"{100 * rate[i, j]:.0f}" + "*" * bool(n[i, j] < FEW)
+        dark = not empty and relative_luminance(colours(rate[i, j])) < 0.18  # white then has the higher contrast
+        mark = ax.text(left + j + 0.5, top + i + 0.53, text, ha="center", va="center", fontsize=5.5)
+        mark.set_color("white" if dark else "black")
+        mark.set_in_layout(False)  # inside its cell by construction: a thousand boxes less to measure
+
+
+def _legend(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, handletextpad=0.5)
+
+
+def _handle(label: str, **mark: Any) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle="none", markersize=4.5, label=label, **mark)
+
+
+def relative_transfer(ratio: pandas.DataFrame, noise: pandas.DataFrame, order: Order) -> Figure:
+    """Relative transfer ASR by method (upper row), and the transfer ASR behind it with its controls (lower).
+
+    ``ratio`` and ``noise`` are :func:`statistics.relative` by surrogate, eps, target, of the attacks and of
+    random noise. Rows whose surrogate is their target are white-box controls. A column a budget; attacks
+    are pooled.
+    """
+    white = ratio[ratio["surrogate"] == ratio["target"]]
+    ratio = ratio[ratio["surrogate"] != ratio["target"]]
+    with _style():
+        if ratio.empty:
+            return _sentence("This study has no transferred examples.")
+        targets = Order.among(ratio["target"], order.targets)
+        surrogates = Order.among(ratio["surrogate"], order.surrogates)
+        marks = _marks(surrogates)
+        levels = budgets(ratio["eps"])
+        width = max(WIDTH, 1.5 + 1.8 * len(levels))
+        figure = _figure(width, 1.2 + 2 * (0.26 * len(targets) + 0.15))
+        axes = figure.subplots(2, len(levels), sharex="row", sharey=True, squeeze=False)
+        height = {target: k for k, target in enumerate(targets)}
+
+        def row_of(part: pandas.DataFrame) -> pandas.Series:
+            return part["target"].map(height).astype(float)  # an empty column of text stays text
+
+        offset = {name: 0.36 * (k - (len(surrogates) - 1) / 2) for k, name in enumerate(surrogates)}
+        for column, eps in enumerate(levels):
+            upper, lower = axes[:, column]
+            upper.set_title("no budget" if math.isnan(eps) else f"ε = {budget(eps)}")
+            upper.axvline(1, color="0.5", linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+            for name in surrogates:
+                part = ratio[(ratio["surrogate"] == name) & _at(ratio["eps"], eps)]
+                y = row_of(part) + offset[name]
+                _dots(upper, part["relative"], y, (part["low"], part["high"]), **marks[name])
+                ends = (part["transfer_low"], part["transfer_high"])
+                _dots(lower, part["transfer_asr"], y, ends, percent=True, **marks[name])
+                quiet = noise[(noise["surrogate"] == name) & _at(noise["eps"], eps)]
+                y = row_of(quiet) + offset[name]
+                lower.plot(
+                    100 * quiet["transfer_asr"],
+                    y,
+                    linestyle="none",
+                    color=marks[name]["color"],
+                    marker="x",
+                    markersize=3.5,
+                    markeredgewidth=1,
+                )
+            strong = white[_at(white["eps"], eps) & white["target"].isin(targets)]
+            lower.plot(
+                100 * strong["transfer_asr"],
+                row_of(strong),
+                linestyle="none",
+                color="0.25",
+                marker="|",
+                markersize=11,
+                markeredgewidth=1.4,
+            )
+            for ax in (upper, lower):
+                for k in range(0, len(targets), 2):
+                    ax.axhspan(k - 0.5, k + 0.5, color="0.95", zorder=-1, linewidth=0)
+                ax.spines[["top", "right", "left"]].set_visible(False)
+                ax.tick_params(axis="y", length=0)
+        finite = ratio["high"].dropna()
+        right = max(1.08, 1.05 * finite.max() if len(finite) else 0)
+        axes[0, 0].set_xlim(-0.02 * right, right)
+        axes[1, 0].set_xlim(-2, 102)
+        axes[0, 0].set_yticks(range(len(targets)), [order.label(target) for target in targets])
+        axes[0, 0].set_ylim(len(targets) - 0.5, -0.5)
+        for upper, lower in axes.T:
+            upper.set_xlabel("relative transfer ASR")
+            lower.set_xlabel("transfer ASR (%)")
+        handles = [_handle(f"crafted on {order.label(name)}", **marks[name]) for name in surrogates]
+        if len(noise):
+            handles.append(_handle("noise of the same budget", marker="x", color="0.4", markeredgewidth=1))
+        if len(white):
+            handles.append(_handle("white box: crafted on the target", marker="|", color="0.25", markeredgewidth=1.4))
+        _legend(figure, handles)
+    return figure
+
+
+def _dots(
+    ax: Axes, x: pandas.Series, y: pandas.Series, ends: tuple[pandas.Series, pandas.Series],
+    percent: bool = False, **mark: Any,
+) -> None:  # fmt: skip
+    """Dots with horizontal intervals; rows without a value are not drawn."""
+    scale = 100 if percent else 1
+    seen = x.notna() & ends[0].notna()
+    x, y, low, high = (scale * x[seen], y[seen], scale * ends[0][seen], scale * ends[1][seen])
+    errors = [(x - low).clip(lower=0), (high - x).clip(lower=0)]
+    ax.errorbar(x, y, xerr=errors, linestyle="none", markersize=3.6, elinewidth=1.1, markeredgewidth=0, **mark)
+
+
+def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: Order) -> Figure:
+    """Mean clean test accuracy against transfer ASR: a point a target and surrogate, a panel a budget.
+
+    ``ratio`` is :func:`statistics.relative` by surrogate, eps, target; ``models`` is
+    :func:`statistics.accuracy_by_model`. The points of one target are joined.
+    """
+    ratio = ratio[ratio["surrogate"] != ratio["target"]]
+    models = models[models["split"] == "test"].drop(columns=["split", "tasks"])
+    models = models.rename(columns={"model": "target", "low": "accuracy_low", "high": "accuracy_high"})
+    points = ratio.merge(models, on="target")
+    with _style():
+        if points.empty:
+            return _sentence("No merged model has both a test accuracy and a transfer ASR.")
+        targets = Order.among(points["target"], order.targets)
+        surrogates = Order.among(points["surrogate"], order.surrogates)
+        marks = _marks(surrogates)
+        levels = budgets(points["eps"])
+        across = min(2, len(levels))
+        down = -(-len(levels) // across)
+        figure = _figure(WIDTH if across == 2 else WIDTH / 1.5, 0.4 + 2.9 * down)
+        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for ax in list(grid.flat)[len(levels) :]:
+            ax.set_axis_off()
+        for ax, eps in zip(grid.flat, levels, strict=False):
+            here = points[_at(points["eps"], eps)]
+            ax.set_title("no budget" if math.isnan(eps) else f"ε = {budget(eps)}")
+            for name in surrogates:
+                part = here[here["surrogate"] == name]
+                x, y = 100 * part["accuracy"], 100 * part["transfer_asr"]
+                ax.errorbar(
+                    x, y, linestyle="none", markersize=4, elinewidth=0.8, markeredgewidth=0, **marks[name],
+                    xerr=[x - 100 * part["accuracy_low"], 100 * part["accuracy_high"] - x],
+                    yerr=[(y - 100 * part["transfer_low"]).clip(lower=0),
+                          (100 * part["transfer_high"] - y).clip(lower=0)],
+                )  # fmt: skip
+            for _, pair in here.groupby("target"):
+                ax.plot(100 * pair["accuracy"], 100 * pair["transfer_asr"], color="0.8", linewidth=0.7, zorder=0)
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.tick_params(labelbottom=True, labelleft=True)
+        left, right = 100 * points["accuracy_low"].min(), 100 * points["accuracy_high"].max()
+        margin = 0.12 * (right - left) + 0.5
+        top = 100 * points["transfer_high"].max()
+        grid[0, 0].set(xlim=(left - margin, right + margin), ylim=(-0.02 * top - 0.2, min(1.15 * top + 1, 103)))
+        figure.supxlabel("clean test accuracy, mean over tasks (%)", fontsize=7)
+        figure.supylabel("transfer ASR (%)", fontsize=7)
+        _legend(figure, [_handle(f"crafted on {order.label(name)}", **marks[name]) for name in surrogates])
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # labels are placed in this very layout
+        for ax, eps in zip(grid.flat, levels, strict=False):
+            here = points[_at(points["eps"], eps)]
+            names = {target: order.label(target) for target in targets}
+            _label_points(ax, here, names)
+    return figure
+
+
+def _label_points(ax: Axes, points: pandas.DataFrame, names: Mapping[str, str]) -> None:
+    """Name each target beside one of its points; a thin line leads there.
+
+    One after the other, each label goes where it covers the least: labels and dots weigh more than bars,
+    bars more than distance. Nothing is random.
+    """
+    import numpy as np
+
+    renderer = ax.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    pixel = ax.figure.dpi / 72
+    frame = ax.get_window_extent(renderer)
+
+    def placed(x: str, y: str) -> numpy.ndarray:
+        return ax.transData.transform(100 * points[[x, y]].to_numpy())
+
+    dots = placed("accuracy", "transfer_asr")
+    bars = [
+        np.hstack([placed("accuracy_low", "transfer_asr"), placed("accuracy_high", "transfer_asr")]),
+        np.hstack([placed("accuracy", "transfer_low"), placed("accuracy", "transfer_high")]),
+    ]
+    owner = points["target"].to_numpy()
+    joins = [
+        np.hstack([dots[owner == name].min(axis=0), dots[owner == name].max(axis=0)]) for name in sorted(set(owner))
+    ]
+    taken = np.vstack([np.hstack([dots - 3 * pixel, dots + 3 * pixel]), *bars, *joins])
+    weight = np.repeat([100.0, 3.0], [len(dots), len(taken) - len(dots)])
+
+    ways = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    distance = pixel * np.arange(6, 90, 4)
+    for target in [name for name in names if name in set(owner)]:
+        text = ax.text(0, 0, names[target], fontsize=6, color="0.15")
+        extent = text.get_window_extent(renderer)
+        half = np.array([extent.width, extent.height]) / 2
+        around = np.stack([np.cos(ways), np.sin(ways)], axis=1)
+        steps = (around * (distance[:, None, None] + half)).reshape(-1, 2)
+        cost = np.repeat(distance / pixel, len(ways)) / 10
+        anchors = dots[owner == target]
+        centre = (anchors[:, None] + steps).reshape(-1, 2)
+        place = np.hstack([centre - half, centre + half])
+        covers = (place[:, None, :2] < taken[:, 2:] + pixel) & (taken[:, :2] < place[:, None, 2:] + pixel)
+        outside = (place[:, :2] < frame.min).any(axis=1) | (place[:, 2:] > frame.max).any(axis=1)
+        best = np.argmin(np.tile(cost, len(anchors)) + covers.all(axis=2) @ weight + 1000 * outside)
+        taken, weight = np.vstack([taken, place[best]]), np.append(weight, 200.0)
+        text.set_position(tuple(ax.transData.inverted().transform(place[best, :2])))
+        anchor = anchors[best // len(steps)]
+        nearest = np.clip(anchor, place[best, :2], place[best, 2:])
+        line = ax.transData.inverted().transform([anchor, nearest])
+        ax.plot(*line.T, color="0.55", linewidth=0.4, zorder=1)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of the gallery.
+
+    ``clean`` and ``adversarial`` are [C, H, W] in [0, 1], C being 1 or 3. ``label``, ``surrogate`` and the
+    values of ``targets`` (target -> prediction on the adversarial image) are class names. ``wrong_clean``
+    names the targets that err on the clean image already, so that their error is not the attack's.
+    """
+
+    task: str
+    clean: numpy.ndarray
+    adversarial: numpy.ndarray
+    label: str
+    surrogate: str
+    targets: Mapping[str, str]
+    wrong_clean: frozenset[str] = frozenset()
+
+
+def gallery(examples: Sequence[Example], title: str, order: Order) -> Figure:
+    """A row a task: the clean image, the adversarial one, their amplified difference, and who says what.
+
+    The difference is shown around mid-grey, amplified by one whole factor for all rows: the largest at which
+    nothing saturates.
+    """
+    import numpy as np
+
+    with _style():
+        if not examples:
+            return _sentence("No examples to show.")
+        most = max(float(np.abs(e.adversarial - e.clean).max()) for e in examples)
+        factor = max(1, int(0.5 / most + 1e-3)) if most > 0 else 1  # single precision: 24.999 is 25
+        lines = -(-max(len(e.targets) for e in examples) // 2) + 1
+        figure = _figure(WIDTH, 0.45 + len(examples) * max(0.85, 0.13 * lines + 0.2))
+        figure.suptitle(title, fontsize=7.5)
+        axes = figure.subplots(len(examples), 4, squeeze=False, width_ratios=[1, 1, 1, 5.4])
+        for row, example in zip(axes, examples, strict=True):
+            difference = 0.5 + factor * (example.adversarial - example.clean)
+            for ax, image in zip(row, (example.clean, example.adversarial, difference), strict=False):
+                shown = np.clip(np.broadcast_to(image, (3, *image.shape[1:])), 0, 1)
+                ax.imshow(shown.transpose(1, 2, 0), interpolation="nearest")
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set_visible(False)
+            row[0].set_ylabel(f"{order.label(example.task)}\n“{_short(example.label)}”", fontsize=6.5)
+            _verdicts(row[3], example, lines, order)
+        names = ("clean", "adversarial", f"difference × {factor}")
+        for ax, name in zip(axes[0], names, strict=False):
+            ax.set_title(name)
+    return figure
+
+
+def _short(text: str, longest: int = 22) -> str:
+    """A class name that fits and that the font can write: क, which it lacks, becomes ‹ka›."""
+    import unicodedata
+
+    from matplotlib.font_manager import findfont, get_font
+
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    text = "".join(
+        sign if ord(sign) in known else f"‹{unicodedata.name(sign, f'U+{ord(sign):04X}').split()[-1].lower()}›"
+        for sign in text
+    )
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _verdicts(ax: Axes, example: Example, lines: int, order: Order) -> None:
+    """The surrogate's answer, then the targets' in two columns: right or wrong by sign, colour and word."""
+    right, wrong = _colours()[0], _colours()[3]
+    ax.set_axis_off()
+    ax.set(xlim=(0, 2), ylim=(lines, 0))
+    answers = [("surrogate", example.surrogate, False, 0, 0)]
+    for k, target in enumerate(Order.among(example.targets, order.targets)):
+        at_column, at_line = divmod(k, lines - 1)
+        answers.append(
+            (
+                order.label(target),
+                example.targets[target],
+                target in example.wrong_clean,
+                at_column,
+                at_line + 1,
+            )
+        )
+    for name, prediction, already, column, line in answers:
+        good = prediction == example.label
+        colour = right if good else ("0.5" if already else wrong)
+        sign = "✓" if good else "✗"
+        note = " (clean too)" if already and not good else ""
+        text = f"{sign} {name}: {_short(prediction)}{note}"
+        weight = "bold" if line == 0 else "normal"
+        ax.text(column, line + 0.5, text, color=colour, fontsize=6, va="center", fontweight=weight)

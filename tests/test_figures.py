@@ -1,0 +1,341 @@
+"""Figures: complete, byte for byte reproducible, true to their tables, and without overlapping text."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from advmerge import artifacts, figures, statistics
+from advmerge.errors import StudyError
+from test_statistics import ENVIRONMENT, ROOT, SCRIPTS, TASKS, synthetic
+
+TARGETS = ["weight_averaging", "weight_averaging_surgery", "ties", "ties_surgery", "multitask"]
+ORDER = figures.Order(
+    tasks=TASKS[:3],
+    targets=TARGETS,
+    attacks=["pgd", "fgsm", "mifgsm", "autopgd", "cw", "deepfool", "noise"],
+    labels={"pgd": "PGD", "ties_surgery": "TIES + surgery"},
+)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return synthetic(images=64, tasks=TASKS[:3], targets=TARGETS)
+
+
+@pytest.fixture(scope="module")
+def drawn(study):
+    return dict(figures.draw(*study, ORDER, bootstrap=50))
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(match=lambda artist: hasattr(artist, "get_text"))]
+
+
+def arguments(name, **options):
+    command = [sys.executable, SCRIPTS / f"{name}.py"]
+    for key, value in options.items():
+        command += [f"--{key.replace('_', '-')}", *(value if isinstance(value, list) else [value])]
+    return command
+
+
+def test_draw_makes_every_figure_but_the_gallery(drawn):
+    assert [*drawn, "gallery"] == list(figures.FIGURES)
+
+
+def test_every_figure_has_a_caption():
+    folder = ROOT / "workflow" / "report"
+    for caption in figures.FIGURES.values():
+        assert "images" in (folder / caption).read_text(encoding="utf-8")
+    assert {path.name for path in folder.glob("*.rst")} >= set(figures.FIGURES.values())
+
+
+def test_budgets_are_written_as_readers_write_them():
+    assert [figures.budget(eps) for eps in (4 / 255, 8 / 255, 0.5 / 255, 0.1, 1.0, math.nan)] == [
+        "4/255", "8/255", "0.5/255", "25.5/255", "255/255", "no budget",
+    ]  # fmt: skip
+    assert figures.budget(0.3137) == "80/255"
+    assert figures.budget(0.017) == "0.017"
+    found = figures.budgets([math.nan, 0.2, 0.1, math.nan, 0.2])
+    assert found[:2] == [0.1, 0.2]
+    assert math.isnan(found[2])
+    assert len(found) == 3
+
+
+def test_order_puts_unlisted_names_last():
+    assert figures.Order.among(["z", "b", "a", "b"], ["b", "c"]) == ["b", "a", "z"]
+    assert ORDER.label("weight_averaging") == "weight averaging"
+    assert ORDER.label("pgd") == "PGD"
+
+
+def test_heatmap_shows_the_numbers_of_its_table(study, drawn):
+    figure = drawn["heatmap_pretrained"]
+    panel = next(ax for ax in figure.axes if ax.get_title("left") == "TIES + surgery")
+    cells = statistics.rates(study[0], statistics.CELL)
+    cells = cells[(cells["surrogate"] == "pretrained") & (cells["target"] == "ties_surgery")]
+    shown = {tuple(np.round(text.get_position(), 2)): text.get_text() for text in panel.texts}
+    first = cells[(cells["task"] == TASKS[0]) & (cells["attack"] == "pgd") & (cells["eps"] == 4 / 255)]
+    assert shown[(0.5, 0.53)] == f"{100 * first['transfer_asr'].item():.0f}"
+    accuracy = 100 * cells.drop_duplicates("task")["target_accuracy"].mean()
+    note = f"clean accuracy {accuracy:.0f} %, n = {cells['n'].min()}–{cells['n'].max()}"
+    assert panel.get_title("right") == note
+    # 4 attacks at two budgets, 2 without, and noise at both; 3 tasks and their pool; 5 headings
+    assert len(panel.texts) == 12 * 4 + 5
+    headings = [text.get_text() for text in panel.texts if text.get_position()[1] < 0]
+    assert headings == ["ε = 4/255", "ε = 8/255", "no budget", "4/255", "8/255"]
+    last = next(ax for ax in figure.axes if ax.get_title("left") == "multitask")
+    ticks = [tick.get_text() for tick in last.get_xticklabels()]
+    assert ticks == ["PGD", "fgsm", "mifgsm", "autopgd"] * 2 + ["cw", "deepfool", "noise", "noise"]
+
+
+@pytest.mark.parametrize("attacks", [["pgd"], ["pgd", "cw"], None])
+def test_heatmap_headings_do_not_run_into_each_other(study, attacks):
+    outcomes = study[0] if attacks is None else study[0][study[0]["attack"].isin(attacks)]
+    cells, pooled = statistics.rates(outcomes, statistics.CELL), statistics.rates(outcomes, statistics.TARGET)
+    figure = figures.heatmap(cells, pooled, "pretrained", ORDER)
+    figure.draw_without_rendering()
+    panels = [ax for ax in figure.axes if ax.get_title("left")]
+    assert len(panels) == len(TARGETS)
+    for ax in panels:
+        name, note = ax._left_title.get_window_extent(), ax._right_title.get_window_extent()
+        assert name.x1 < note.x0
+        assert all(text.get_window_extent().y1 < note.y0 for text in ax.texts)
+
+
+def test_heatmap_marks_few_images_and_none(study):
+    outcomes = study[0][study[0]["target"] == "ties"]
+    few = outcomes[outcomes["image"] < 8]
+    wrong = few.assign(target_clean=np.where(few["task"] == TASKS[0], few["label"] + 1, few["target_clean"]))
+    cells, pooled = statistics.rates(wrong, statistics.CELL), statistics.rates(wrong, statistics.TARGET)
+    shown = texts(figures.heatmap(cells, pooled, "finetuned", ORDER))
+    assert shown.count("–") == 12  # the first task has no image in any of its cells
+    assert sum(text.endswith("*") for text in shown) == 36
+
+
+def test_a_surrogate_the_study_lacks_is_said_in_words(study):
+    outcomes = study[0][study[0]["surrogate"] != "finetuned"]
+    drawn = dict(figures.draw(outcomes, study[1], ORDER, bootstrap=20))
+    assert texts(drawn["heatmap_finetuned"]) == ["This study crafts no examples on the surrogate 'finetuned'."]
+    assert len(drawn["relative_transfer"].axes) == 6
+
+
+def points(figure, panel):
+    """The dots of a panel's error bars, by label-free order of drawing."""
+    ax = figure.axes[panel]
+    return [container.lines[0].get_xydata() for container in ax.containers]
+
+
+def test_relative_transfer_shows_the_ratios_and_both_controls(study, drawn):
+    attacks = statistics.without_controls(study[0], ["noise"])
+    ratio = statistics.relative(attacks, statistics.METHOD, bootstrap=50)
+    ratio = ratio[(ratio["surrogate"] == "pretrained") & (ratio["eps"] == 4 / 255)].set_index("target")
+    pretrained, finetuned = points(drawn["relative_transfer"], 0)
+    assert pretrained[:, 0] == pytest.approx(ratio.loc[sorted(TARGETS), "relative"].to_numpy())
+    assert (finetuned[:, 1] - pretrained[:, 1]).min() > 0.2  # dodged, not on top of each other
+    lower = drawn["relative_transfer"].axes[3]
+    assert {"x", "|"} <= {line.get_marker() for line in lower.lines}
+    legend = [text.get_text() for text in drawn["relative_transfer"].legends[0].get_texts()]
+    assert legend[2:] == ["noise of the same budget", "white box: crafted on the target"]
+
+
+def test_relative_transfer_survives_a_surrogate_that_is_never_fooled(study):
+    outcomes = study[0].assign(surrogate_adversarial=study[0]["surrogate_clean"])
+    ratio = statistics.relative(outcomes, statistics.METHOD, bootstrap=20)
+    assert ratio["relative"].isna().all()
+    figure = figures.relative_transfer(ratio, ratio.iloc[:0], ORDER)
+    assert all(len(dots) == 0 for dots in points(figure, 0))
+    assert len(points(figure, 3)[0]) == len(TARGETS)
+
+
+def boxes(ax, figure):
+    renderer = figure.canvas.get_renderer()
+    return {text.get_text(): text.get_window_extent(renderer) for text in ax.texts}
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.1])
+def test_labels_of_the_scatter_overlap_neither_each_other_nor_points(study, spread):
+    outcomes, accuracy = study
+    ratio = statistics.relative(statistics.without_controls(outcomes, ["noise"]), statistics.METHOD, bootstrap=50)
+    models = statistics.accuracy_by_model(accuracy)
+    for column in ("accuracy", "low", "high"):
+        models[column] = 0.8 + spread * (models[column] - 0.8)
+    figure = figures.accuracy_transfer(ratio, models, ORDER)
+    for ax in figure.axes[:3]:
+        found = boxes(ax, figure)
+        assert set(found) == {ORDER.label(target) for target in TARGETS}
+        for (one, a), (other, b) in combinations(found.items(), 2):
+            assert not a.overlaps(b), (one, other)
+        frame = ax.get_window_extent()
+        dots = np.concatenate([container.lines[0].get_xydata() for container in ax.containers])
+        for name, box in found.items():
+            assert frame.x0 <= box.x0
+            assert box.x1 <= frame.x1
+            assert not any(box.contains(*dot) for dot in ax.transData.transform(dots)), name
+
+
+def test_files_are_equal_byte_by_byte_and_pdf_embeds_truetype(study, tmp_path):
+    for folder in ("one", "two"):
+        for name, figure in figures.draw(*study, ORDER, bootstrap=20):
+            figures.save(figure, tmp_path / folder, name)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    stems = [name for name in figures.FIGURES if name != "gallery"]
+    assert names == sorted(f"{name}.{form}" for name in stems for form in figures.FORMATS)
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    pdf = (tmp_path / "one" / "relative_transfer.pdf").read_bytes()
+    assert b"/CreationDate" not in pdf
+    assert b"/FontFile2" in pdf  # TrueType
+    assert b"/Type3" not in pdf
+
+
+def test_scripts_draw_the_figures(study, tmp_path):
+    artifacts.save_table(tmp_path / "outcomes.parquet", study[0], {})
+    artifacts.save_table(tmp_path / "accuracy.parquet", study[1], {})
+    order = {
+        "tasks": TASKS[:3],
+        "targets": TARGETS,
+        "surrogates": ["pretrained"],
+        "attacks": [],
+        "labels": {},
+    }
+    config = {"statistics": {"confidence": 0.9, "bootstrap": 20}, "seed": 0, "order": order}
+    command = arguments(
+        "figures",
+        config=json.dumps(config),
+        outcomes=tmp_path / "outcomes.parquet",
+        accuracy=tmp_path / "accuracy.parquet",
+        output_dir=tmp_path / "figures",
+    )
+    subprocess.run(command, check=True, env=ENVIRONMENT)
+    assert len(list((tmp_path / "figures").iterdir())) == 4 * 3
+
+
+# ── the gallery ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def example(**changes):
+    clean = np.full((1, 4, 4), 0.5, dtype=np.float32)
+    options = {
+        "task": "digits",
+        "clean": clean,
+        "adversarial": clean + np.float32(0.02) * np.sign(np.arange(16).reshape(1, 4, 4) - 7.5).astype(np.float32),
+        "label": "7",
+        "surrogate": "1",
+        "targets": {"ties": "7", "weight_averaging": "1", "multitask": "2"},
+        "wrong_clean": frozenset({"multitask"}),
+    }
+    return figures.Example(**options | changes)
+
+
+def test_gallery_says_who_is_right_wrong_and_was_wrong_before():
+    figure = figures.gallery([example()], "PGD", ORDER)
+    said = {text.get_text(): text.get_color() for text in figure.axes[3].texts}
+    assert list(said) == [
+        "✗ surrogate: 1",
+        "✗ weight averaging: 1",
+        "✓ ties: 7",
+        "✗ multitask: 2 (clean too)",
+    ]
+    colours = list(said.values())
+    assert colours[0] == colours[1]
+    assert len({*map(str, colours)}) == 3
+
+
+def test_gallery_amplifies_all_rows_alike_and_saturates_nothing():
+    weak = example(adversarial=example().clean + np.float32(0.01))
+    figure = figures.gallery([example(), weak], "PGD", ORDER)
+    assert figure.axes[2].get_title() == "difference × 25"
+    strong, faint = (figure.axes[row + 2].images[0].get_array() for row in (0, 4))
+    assert strong.min() == pytest.approx(0, abs=1e-6)
+    assert strong.max() == pytest.approx(1, abs=1e-6)
+    assert np.allclose(faint, 0.75)
+    unchanged = figures.gallery([example(adversarial=example().clean)], "PGD", ORDER)
+    assert unchanged.axes[2].get_title() == "difference × 1"
+
+
+def test_signs_that_the_font_lacks_are_named(recwarn, tmp_path):
+    figure = figures.gallery([example(label="क", surrogate="ж", targets={"ties": "क"})], "PGD", ORDER)
+    assert [text.get_text() for text in figure.axes[3].texts] == ["✗ surrogate: ж", "✓ ties: ‹ka›"]
+    figures.save(figure, tmp_path, "gallery")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+@pytest.fixture
+def crafted(study, tmp_path):
+    """Arguments of the gallery script on two tasks whose examples lie in a shuffled order."""
+    rng = np.random.default_rng(0)
+    data, adversarial = [], []
+    for task in TASKS[:2]:
+        clean = rng.integers(0, 256, (64, 3, 8, 8), dtype=np.uint8)
+        index = rng.permutation(64)
+        images = np.clip(clean[index] / 255 + 8 / 255, 0, 1).astype(np.float32)
+        artifacts.save_tensors(
+            tmp_path / f"{task}.safetensors",
+            {"attack_images": torch.from_numpy(clean)},
+            {"classes": [f"{task} {k}" for k in range(11)]},
+        )
+        made = {"task": task, "surrogate": "pretrained", "attack": "pgd", "eps": 8 / 255}
+        tensors = {"images": torch.from_numpy(images), "index": torch.from_numpy(index)}
+        artifacts.save_tensors(tmp_path / f"{task}_pgd.safetensors", tensors, {"slice": made})
+        data.append(f"{task}={tmp_path / task}.safetensors")
+        adversarial.append(f"{task}={tmp_path / task}_pgd.safetensors")
+    artifacts.save_table(tmp_path / "outcomes.parquet", study[0], {})
+    return {
+        "config": json.dumps({"order": {"tasks": TASKS[:2], "targets": TARGETS}}),
+        "outcomes": tmp_path / "outcomes.parquet",
+        "data": data,
+        "adversarial": adversarial,
+        "output_dir": tmp_path / "figures",
+    }
+
+
+def test_script_draws_the_representative_examples(study, crafted, tmp_path):
+    subprocess.run(arguments("gallery", **crafted), check=True, env=ENVIRONMENT)
+    svg = (tmp_path / "figures" / "gallery.svg").read_text(encoding="utf-8")
+    rows = study[0].query("task == 'letters' and surrogate == 'pretrained' and attack == 'pgd' and eps > 0.03")
+    chosen = rows[rows["image"] == statistics.representative(rows)]
+    ties = chosen[chosen["target"] == "ties"].iloc[0]
+    sign = "✓" if ties["target_adversarial"] == ties["label"] else "✗"
+    assert f"<!-- {sign} ties: letters {ties['target_adversarial']}" in svg
+    # were an example paired with another clean image, the largest difference would be far above 8/255
+    assert "<!-- difference × 15 -->" in svg
+    assert len(list((tmp_path / "figures").iterdir())) == 3
+
+
+def test_script_refuses_examples_of_several_attacks(crafted, tmp_path):
+    path = tmp_path / f"{TASKS[1]}_pgd.safetensors"
+    tensors, metadata = artifacts.load_tensors(path)
+    metadata["slice"]["attack"] = "fgsm"
+    artifacts.save_tensors(path, tensors, metadata)
+    failed = subprocess.run(arguments("gallery", **crafted), capture_output=True, text=True, env=ENVIRONMENT)
+    assert failed.returncode == 1
+    assert failed.stderr == "error: the gallery shows one attack on one surrogate; the examples given are of several\n"
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_failed_save_leaves_nothing(drawn, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    figure = drawn["relative_transfer"]
+    monkeypatch.setattr(figure, "savefig", full)
+    with pytest.raises(StudyError, match="No space left on device"):
+        figures.save(figure, tmp_path, "relative_transfer")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_data_is_said_in_words(study):
+    none = statistics.relative(study[0], statistics.METHOD, bootstrap=5).iloc[:0]
+    models = statistics.accuracy_by_model(study[1])
+    assert texts(figures.relative_transfer(none, none, ORDER)) == ["This study has no transferred examples."]
+    assert "No merged model" in texts(figures.accuracy_transfer(none, models, ORDER))[0]
+    assert texts(figures.gallery([], "PGD", ORDER)) == ["No examples to show."]
+    assert isinstance(none, pd.DataFrame)
