@@ -1,0 +1,134 @@
+"""What Snakemake's main process does before and around a run: check the study, guard the outputs, keep a warm process."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from advmerge.artifacts import sha256
+from advmerge.errors import StudyError
+from advmerge.study import Study, fingerprint
+
+STATE = Path(".snakemake")
+LIBRARY = Path(__file__).parents[1]
+
+_lock: int | None = None
+_warm: tuple[subprocess.Popen[bytes], str] | None = None
+
+
+def prepare(study: Study, path: str, *, touch: bool) -> None:
+    """Before the first job of a run, in Snakemake's main process.
+
+    Raises:
+        StudyError: a name or an option of the study that no registry knows, or outputs that cannot be trusted.
+    """
+    _check_once(study, path)
+    _clear_stale_locks()
+    if not touch:
+        guard([*study.artifacts(), *study.report_files()])
+
+
+def _check_once(study: Study, path: str) -> None:
+    """Ask the registries, timm and ART whether they know every name; once for each study and library."""
+    library = {str(file.relative_to(LIBRARY)): sha256(file) for file in sorted(LIBRARY.rglob("*.py"))}
+    mark = STATE / "advmerge" / f"checked-{fingerprint(study, library)[:16]}"
+    if mark.exists():
+        return
+    # In a process of its own: this one would grow by torch, and be slower to start every job.
+    environment = dict(os.environ, PYTHONPATH=str(LIBRARY.parent))
+    command = [sys.executable, "-m", "advmerge.study", path]
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise StudyError(done.stderr.strip().removeprefix("error: "))
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def _clear_stale_locks() -> None:
+    """Remove the locks of a run that was killed.
+
+    Snakemake's lock files outlive a kill -9. A lock of ours does not: the kernel holds it for the main process.
+    Whoever gets it knows that no other run is alive here, and that lock files that are there are stale.
+    """
+    global _lock
+    STATE.mkdir(exist_ok=True)
+    file = os.open(STATE / "advmerge.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)  # another run is alive: Snakemake's own locks decide
+        return
+    _lock = file
+    for lock in STATE.glob("locks/*.lock"):
+        lock.unlink(missing_ok=True)
+
+
+def _recorded(folder: Path) -> set[str]:
+    """The outputs that Snakemake has a record of; file names are their paths in base64, long ones split by '@'."""
+    found = set()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            text = "".join(part.removeprefix("@") for part in file.relative_to(folder).parts)
+            try:
+                found.add(base64.urlsafe_b64decode(text).decode())
+            except ValueError:
+                continue
+    return found
+
+
+def guard(outputs: list[str]) -> None:
+    """Refuse outputs that would make Snakemake's decisions wrong.
+
+    An output without a record counts as up to date whatever it was made from; a hard link to DVC's cache is
+    refreshed with it, and a change to it changes the cache.
+
+    Raises:
+        StudyError: naming the first such file and what to run.
+    """
+    present = [path for path in outputs if os.path.lexists(path)]
+    for path in present:
+        if Path(path).is_symlink() or os.lstat(path).st_nlink > 1:
+            raise StudyError(
+                f"{path}: is a link into a cache, and runs would go stale unnoticed; "
+                "run: dvc config cache.type reflink,copy && dvc checkout --relink"
+            )
+    known = _recorded(STATE / "metadata") | _recorded(STATE / "incomplete")
+    lost = [path for path in present if path not in known]
+    if lost:
+        raise StudyError(
+            f"{lost[0]}: there is no record of what it was made from (.snakemake/metadata), nor of {len(lost) - 1} "
+            "other outputs; run: dvc checkout record (or dvc pull record), or delete these files to make them again"
+        )
+
+
+def start_warm_process() -> None:
+    """Start the process that imports the heavy libraries once and forks the jobs; see ``warm.py``."""
+    global _warm
+    if not hasattr(os, "pidfd_open") or os.environ.get("ADVMERGE_WARM") == "off":
+        return
+    folder = tempfile.mkdtemp(prefix="advmerge-")  # only this user may enter it
+    address = str(Path(folder, "warm"))
+    command = [sys.executable, str(Path(__file__).with_name("warm.py")), address, str(os.getpid())]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    while not Path(address).exists() and process.poll() is None:
+        os.sched_yield()
+    os.environ["ADVMERGE_WARM"] = address
+    _warm = process, folder
+
+
+def stop_warm_process() -> None:
+    """End the warm process, if one was started."""
+    global _warm
+    if _warm is not None:
+        process, folder = _warm
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+        os.environ.pop("ADVMERGE_WARM", None)
+        _warm = None

@@ -1,0 +1,63 @@
+"""Adversarial examples for one task on one surrogate by one attack, and what the surrogate says of them."""
+
+import torch
+
+from advmerge.artifacts import load_tensors, save_tensors
+from advmerge.attacks.bridge import check_budget, craft
+from advmerge.models import Model, device, load_head, to_unit
+from advmerge.script import arguments, progress, run, work
+from advmerge.transfer import answers, distances, zero_gradient_share
+
+
+def main() -> None:
+    args = arguments("model", "head", "data", "output")
+    config = args.config
+    data, metadata = load_tensors(args["data"])
+    count, batch = config["images"], config["batch_size"]
+    clean, labels = to_unit(data["attack_images"][:count]), data["attack_labels"][:count]
+    model = Model(args["model"]).classifier(config["task"], load_head(args["head"])).to(device())
+    # Not drawn for a surrogate: noise is then the same noise on both.
+    seed = (config["seed"], "attack", config["task"], config["name"])
+    with work():
+        adversarial = craft(
+            model,
+            clean,
+            labels,
+            config["method"],
+            config["options"],
+            seed=seed,
+            classes=len(metadata["classes"]),
+            batch_size=batch,
+            progress=progress(f"attack {config['task']} {config['surrogate']} {config['name']}"),
+        )
+        check_budget(clean, adversarial, config["eps"], config["options"].get("norm", "inf"))
+        clean_prediction, clean_margin = answers(model, clean, labels, batch)
+        prediction, margin = answers(model, adversarial, labels, batch)
+        zero_gradients = zero_gradient_share(model, clean, labels, batch)
+    l2, linf, changed = distances(clean, adversarial)
+    right = clean_prediction == labels
+    fooled = (right & (prediction != labels)).sum()
+    facts = {
+        "asr": float(fooled / right.sum()) if right.any() else None,
+        "clean_accuracy": float(right.double().mean()),
+        "mean_l2": float(l2.mean()),
+        "max_linf": float(linf.max()),
+        "unchanged_share": float((~changed).double().mean()),
+        "zero_gradient_share": zero_gradients,
+    }
+    tensors = {
+        "images": adversarial,
+        "index": torch.arange(count),
+        "label": labels,
+        "clean_prediction": clean_prediction,
+        "clean_margin": clean_margin,
+        "prediction": prediction,
+        "margin": margin,
+        "l2": l2,
+        "linf": linf,
+        "changed": changed,
+    }
+    save_tensors(args["output"], tensors, {**args.provenance(), "facts": facts})
+
+
+run(main)

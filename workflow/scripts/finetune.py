@@ -1,0 +1,31 @@
+"""Train the whole encoder under frozen heads: an expert on its task, or the multi-task model on all of them."""
+
+from advmerge.artifacts import load_tensors, save_tensors
+from advmerge.models import Model, Normalise, device, load_head
+from advmerge.script import arguments, progress, run, work
+from advmerge.seeding import torch_generator
+from advmerge.training import Anchor, anchor_images, finetune
+
+
+def main() -> None:
+    args = arguments("pretrained", "corpus", "data*", "head*", "output")
+    recipe = args.config["recipe"]
+    corpus, _ = load_tensors(args["corpus"])
+    pretrained = Model(args["pretrained"])
+    place = device()
+    encoder = pretrained.encoder().to(place)
+    normalise = Normalise(pretrained.backbone["mean"], pretrained.backbone["std"]).to(place)
+    tasks = {}
+    for task, path in args["data"].items():
+        data, _ = load_tensors(path)
+        tasks[task] = (data["train_images"], data["train_labels"], load_head(args["head"][task]).to(place))
+    name = next(iter(tasks)) if len(tasks) == 1 else "multitask"
+    with work():
+        anchor = Anchor(encoder, normalise, anchor_images(corpus["train_images"]), recipe["anchor_batch"])
+        generator = torch_generator(args.config["seed"], "finetune", *tasks)
+        facts = finetune(encoder, normalise, tasks, anchor, recipe, generator, progress(f"finetune {name}"))
+    state = {name: tensor.cpu() for name, tensor in encoder.state_dict().items()}
+    save_tensors(args["output"], state, {**args.provenance(), "backbone": pretrained.backbone, "facts": facts})
+
+
+run(main)

@@ -1,0 +1,35 @@
+"""What one model says of every clean image of every task; the fine-tuned model is each task's own expert."""
+
+import pandas as pd
+
+from advmerge.artifacts import load_tensors, save_table
+from advmerge.models import Model, device, load_head
+from advmerge.script import arguments, run, work
+from advmerge.transfer import answers
+
+SPLITS = ("test", "attack")
+
+
+def main() -> None:
+    args = arguments("model*", "head*", "data*", "output")
+    parts = []
+    for task, path in args["data"].items():
+        data, _ = load_tensors(path)
+        model = Model(args["model"][task]).classifier(task, load_head(args["head"][task])).to(device())
+        for split in SPLITS:
+            labels = data[f"{split}_labels"]
+            with work():
+                prediction, margin = answers(model, data[f"{split}_images"], labels, args.config["batch_size"])
+            columns = {
+                "task": task,
+                "split": split,
+                "image": range(len(labels)),
+                "label": labels.numpy().astype("int16"),
+                "prediction": prediction.numpy().astype("int16"),
+                "margin": margin.numpy(),
+            }
+            parts.append(pd.DataFrame(columns))
+    save_table(args["output"], pd.concat(parts, ignore_index=True), args.provenance())
+
+
+run(main)
