@@ -1,7 +1,5 @@
 # Reads and checks the study, and gives the rules their paths, code inputs and the way a job is run.
 
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +9,8 @@ sys.path.insert(0, str(Path(workflow.basedir, "src")))
 from advmerge import attacks, data, merging
 from advmerge.artifacts import canonical
 from advmerge.errors import StudyError
-from advmerge.jobs.session import prepare, start_warm_process, stop_warm_process
+from advmerge.figures import FIGURES
+from advmerge.jobs.session import prepare, set_up_jobs, start_warm_process, stop_warm_process
 from advmerge.sources import closure
 from advmerge.study import load
 
@@ -47,18 +46,9 @@ wildcard_constraints:
     target="|".join(study.targets),
 
 
-# How a job is run: see src/advmerge/jobs/launch.py. One thread a job: two processes of one thread each
-# beat one process of two by far.
-os.environ.update(
-    OMP_NUM_THREADS="1",
-    MKL_NUM_THREADS="1",
-    OPENBLAS_NUM_THREADS="1",
-    TIMM_FUSED_ATTN="0",
-)
-JOB = f"{sys.executable} -IS {Path(workflow.basedir, 'src/advmerge/jobs/launch.py')}"
-JOB_GPU = f"{JOB} --gpu"
-# Drawing needs no torch, so it need not wait until the warm process has imported it.
-JOB_LIGHT = f"ADVMERGE_WARM= {JOB}"
+# How a job is run: see src/advmerge/jobs/launch.py.
+set_up_jobs()
+ENVIRONMENT = "../../envs/environment.yaml"
 
 
 def each_task(pattern):
@@ -68,11 +58,151 @@ def each_task(pattern):
 
 def named(option, paths, names=study.tasks):
     """The argument of a script that takes a path for each name: --option name=path …"""
-    return f"--{option} " + " ".join(
-        f"{name}={path}" for name, path in zip(names, paths, strict=True)
-    )
+    return f"--{option} " + " ".join(f"{name}={path}" for name, path in zip(names, paths, strict=True))
 
 
 def code(script, *modules):
     """A rule's script, and the files of the library that it uses: inputs like any other."""
     return closure(f"{SCRIPTS}/{script}.py", *modules)
+
+
+# ── data ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def data_code(wildcards):
+    return code("data", f"advmerge.data.{data.SOURCES[study.kind(wildcards.task)]}")
+
+
+def source_files(kind, options):
+    """What a source reads beside its code; ours relative to here, so that records hold wherever the clone lies."""
+    found = [Path(path) for path in data.files(kind, options)]
+    return [str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path) for path in found]
+
+
+def data_files(wildcards):
+    return source_files(study.kind(wildcards.task), study.tasks[wildcards.task])
+
+
+def data_config(wildcards):
+    return canonical(study.data_slice(wildcards.task))
+
+
+# ── models ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def head_config(wildcards):
+    return canonical(study.head_slice(wildcards.task))
+
+
+def finetune_config(wildcards):
+    return canonical(study.finetune_slice(wildcards.task))
+
+
+# ── merge ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def merge_code(wildcards):
+    return code("merge", merging.module_of(study.merging[wildcards.merged]["method"]))
+
+
+def merge_config(wildcards):
+    return canonical(study.merge_slice(wildcards.merged))
+
+
+def surgery_base(wildcards):
+    return MERGED.format(merged=study.merging[wildcards.merged]["base"])
+
+
+def surgery_config(wildcards):
+    return canonical(study.surgery_slice(wildcards.merged))
+
+
+# ── attack ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def attack_code(wildcards):
+    ours = attacks.module_of(study.cells()[wildcards.attack].method)
+    return code("attack", *([ours] if ours else []))
+
+
+def attack_model(wildcards):
+    return study.model(wildcards.surrogate, wildcards.task)
+
+
+def attack_config(wildcards):
+    return canonical(study.attack_slice(wildcards.task, wildcards.surrogate, wildcards.attack))
+
+
+# ── evaluate ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def models_of(wildcards):
+    """The model that answers for each task; the fine-tuned one is each task's own."""
+    return [study.model(wildcards.model, task) for task in study.tasks]
+
+
+def models_argument(wildcards):
+    return named("model", models_of(wildcards))
+
+
+def predict_config(wildcards):
+    return canonical(study.predict_slice(wildcards.model))
+
+
+def target_model(wildcards):
+    return study.model(wildcards.target, "")
+
+
+def clean_of_target(wildcards):
+    return CLEAN.format(model=wildcards.target)
+
+
+def adversarial_sets(wildcards):
+    """task/surrogate → the examples of this attack that the target faces, its own white-box ones among them."""
+    own = [wildcards.target] if wildcards.attack in study.white_box_cells() else []
+    return {
+        f"{task}/{surrogate}": ADVERSARIAL.format(task=task, surrogate=surrogate, attack=wildcards.attack)
+        for task in study.tasks
+        for surrogate in [*study.surrogates, *own]
+    }
+
+
+def adversarial_paths(wildcards):
+    return list(adversarial_sets(wildcards).values())
+
+
+def adversarial_argument(wildcards):
+    sets = adversarial_sets(wildcards)
+    return named("adversarial", sets.values(), sets)
+
+
+def evaluate_config(wildcards):
+    return canonical(study.evaluate_slice(wildcards.target, wildcards.attack))
+
+
+CELLS = {f"{t}/{c}": OUTCOMES.format(target=t, attack=c) for t in study.targets for c in study.cells()}
+ALL_CLEAN = {model: CLEAN.format(model=model) for model in ("pretrained", "finetuned", *study.targets)}
+
+
+# ── report ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+REPORT_CONFIG = canonical(study.report_slice())
+GALLERY_SETS = {
+    task: ADVERSARIAL.format(task=task, surrogate=study.gallery.surrogate, attack=study.gallery.attack)
+    for task in study.tasks
+}
+
+
+def report_files(folder, gallery=None):
+    """The tables, the gallery, or the other figures; SVGs go into Snakemake's report with their captions."""
+    for path in map(Path, study.report_files()):
+        if path.parent.name == folder and gallery in (None, path.stem == "gallery"):
+            if path.suffix == ".svg":
+                yield report(str(path), caption=f"../report/{FIGURES[path.stem]}", category="Figures")
+            else:
+                yield str(path)
+
+
+def folder_of(wildcards, output):
+    return str(Path(output[0]).parent)

@@ -1,63 +1,6 @@
 # Pure inference: every model on the clean images, every target on every set of adversarial examples.
 
 
-def models_of(wildcards):
-    """The model that answers for each task; the fine-tuned one is each task's own."""
-    return [study.model(wildcards.model, task) for task in study.tasks]
-
-
-def models_argument(wildcards):
-    return named("model", models_of(wildcards))
-
-
-def predict_config(wildcards):
-    return canonical(study.predict_slice(wildcards.model))
-
-
-def target_model(wildcards):
-    return study.model(wildcards.target, "")
-
-
-def clean_of_target(wildcards):
-    return CLEAN.format(model=wildcards.target)
-
-
-def adversarial_sets(wildcards):
-    """task/surrogate → the examples of this attack that the target faces, its own white-box ones among them."""
-    own = [wildcards.target] if wildcards.attack in study.white_box_cells() else []
-    return {
-        f"{task}/{surrogate}": ADVERSARIAL.format(
-            task=task, surrogate=surrogate, attack=wildcards.attack
-        )
-        for task in study.tasks
-        for surrogate in [*study.surrogates, *own]
-    }
-
-
-def adversarial_paths(wildcards):
-    return list(adversarial_sets(wildcards).values())
-
-
-def adversarial_argument(wildcards):
-    sets = adversarial_sets(wildcards)
-    return named("adversarial", sets.values(), sets)
-
-
-def evaluate_config(wildcards):
-    return canonical(study.evaluate_slice(wildcards.target, wildcards.attack))
-
-
-CELLS = {
-    f"{t}/{c}": OUTCOMES.format(target=t, attack=c)
-    for t in study.targets
-    for c in study.cells()
-}
-ALL_CLEAN = {
-    model: CLEAN.format(model=model)
-    for model in ("pretrained", "finetuned", *study.targets)
-}
-
-
 rule predict:
     input:
         code=code("predict"),
@@ -68,6 +11,8 @@ rule predict:
         CLEAN,
     log:
         f"{LOGS}/clean/{{model}}.log",
+    conda:
+        ENVIRONMENT
     resources:
         gpu=1,
     params:
@@ -76,7 +21,8 @@ rule predict:
         heads=named("head", each_task(HEAD)),
         data=named("data", each_task(DATA)),
     shell:
-        "{JOB_GPU} --log {log} {input.code[0]} --config {params.config:q} {params.models} {params.heads} {params.data} "
+        "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
+        "--config {params.config:q} {params.models} {params.heads} {params.data} "
         "--output {output}"
 
 
@@ -91,6 +37,8 @@ rule evaluate:
         OUTCOMES,
     log:
         f"{LOGS}/outcomes/{{target}}/{{attack}}.log",
+    conda:
+        ENVIRONMENT
     resources:
         gpu=1,
     params:
@@ -98,7 +46,8 @@ rule evaluate:
         heads=named("head", each_task(HEAD)),
         adversarial=adversarial_argument,
     shell:
-        "{JOB_GPU} --log {log} {input.code[0]} --config {params.config:q} --model {input.model} --clean {input.clean} "
+        "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
+        "--config {params.config:q} --model {input.model} --clean {input.clean} "
         "{params.heads} {params.adversarial} --output {output}"
 
 
@@ -110,11 +59,14 @@ rule outcomes:
         f"{RESULTS}/outcomes.parquet",
     log:
         f"{LOGS}/outcomes.log",
+    conda:
+        ENVIRONMENT
     params:
         config=canonical({}),
         parts=named("parts", CELLS.values(), CELLS),
     shell:
-        "{JOB} --log {log} {input.code[0]} --config {params.config:q} {params.parts} --output {output}"
+        "python -IS src/advmerge/jobs/launch.py --log {log} {input.code[0]} "
+        "--config {params.config:q} {params.parts} --output {output}"
 
 
 rule accuracy:
@@ -125,11 +77,14 @@ rule accuracy:
         f"{RESULTS}/accuracy.parquet",
     log:
         f"{LOGS}/accuracy.log",
+    conda:
+        ENVIRONMENT
     params:
         config=canonical({}),
         clean=named("clean", ALL_CLEAN.values(), ALL_CLEAN),
     shell:
-        "{JOB} --log {log} {input.code[0]} --config {params.config:q} {params.clean} --output {output}"
+        "python -IS src/advmerge/jobs/launch.py --log {log} {input.code[0]} "
+        "--config {params.config:q} {params.clean} --output {output}"
 
 
 rule all_outcomes:

@@ -1,22 +1,6 @@
 # The merged models: a method on the experts' weights, and representation surgery on top of one.
 
 
-def merge_code(wildcards):
-    return code("merge", merging.module_of(study.merging[wildcards.merged]["method"]))
-
-
-def merge_config(wildcards):
-    return canonical(study.merge_slice(wildcards.merged))
-
-
-def surgery_base(wildcards):
-    return MERGED.format(merged=study.merging[wildcards.merged]["base"])
-
-
-def surgery_config(wildcards):
-    return canonical(study.surgery_slice(wildcards.merged))
-
-
 rule merge:
     input:
         code=merge_code,
@@ -31,6 +15,8 @@ rule merge:
     wildcard_constraints:
         merged="|".join(PLAIN),
     priority: 70
+    conda:
+        ENVIRONMENT
     resources:
         gpu=1,
     params:
@@ -39,7 +25,8 @@ rule merge:
         heads=named("head", each_task(HEAD)),
         data=named("data", each_task(DATA)),
     shell:
-        "{JOB_GPU} --log {log} {input.code[0]} --config {params.config:q} --pretrained {input.pretrained} "
+        "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
+        "--config {params.config:q} --pretrained {input.pretrained} "
         "{params.finetuned} {params.heads} {params.data} --output {output}"
 
 
@@ -56,6 +43,8 @@ rule surgery:
     wildcard_constraints:
         merged="|".join(WITH_SURGERY or ["(?!)"]),
     priority: 60
+    conda:
+        ENVIRONMENT
     resources:
         gpu=1,
     params:
@@ -63,7 +52,8 @@ rule surgery:
         finetuned=named("finetuned", each_task(FINETUNED)),
         data=named("data", each_task(DATA)),
     shell:
-        "{JOB_GPU} --log {log} {input.code[0]} --config {params.config:q} --base {input.base} "
+        "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
+        "--config {params.config:q} --base {input.base} "
         "{params.finetuned} {params.data} --output {output}"
 
 

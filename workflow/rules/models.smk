@@ -1,14 +1,6 @@
 # The pretrained encoder P, a frozen head a task, an expert F_t a task, and the jointly trained model.
 
 
-def head_config(wildcards):
-    return canonical(study.head_slice(wildcards.task))
-
-
-def finetune_config(wildcards):
-    return canonical(study.finetune_slice(wildcards.task))
-
-
 rule pretrain:
     input:
         code=code("pretrain"),
@@ -18,12 +10,15 @@ rule pretrain:
     log:
         f"{LOGS}/models/pretrained.log",
     priority: 100  # everything waits for it
+    conda:
+        ENVIRONMENT
     resources:
         gpu=1,
     params:
         config=canonical(study.pretrain_slice()),
     shell:
-        "{JOB_GPU} --log {log} {input.code[0]} --config {params.config:q} --corpus {input.corpus} --output {output}"
+        "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
+        "--config {params.config:q} --corpus {input.corpus} --output {output}"
 
 
 rule head:
@@ -37,12 +32,15 @@ rule head:
     log:
         f"{LOGS}/heads/{{task}}.log",
     priority: 90
+    conda:
+        ENVIRONMENT
     resources:
         gpu=1,
     params:
         config=head_config,
     shell:
-        "{JOB_GPU} --log {log} {input.code[0]} --config {params.config:q} --pretrained {input.pretrained} --corpus {input.corpus} "
+        "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
+        "--config {params.config:q} --pretrained {input.pretrained} --corpus {input.corpus} "
         "--data {input.data} --output {output}"
 
 
@@ -58,12 +56,15 @@ rule finetune:
     log:
         f"{LOGS}/models/finetuned/{{task}}.log",
     priority: 80
+    conda:
+        ENVIRONMENT
     resources:
         gpu=1,
     params:
         config=finetune_config,
     shell:
-        "{JOB_GPU} --log {log} {input.code[0]} --config {params.config:q} --pretrained {input.pretrained} --corpus {input.corpus} "
+        "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
+        "--config {params.config:q} --pretrained {input.pretrained} --corpus {input.corpus} "
         "--data {wildcards.task}={input.data} --head {wildcards.task}={input.head} --output {output}"
 
 
@@ -79,6 +80,8 @@ rule multitask:
     log:
         f"{LOGS}/models/multitask.log",
     priority: 85
+    conda:
+        ENVIRONMENT
     resources:
         gpu=1,
     params:
@@ -86,7 +89,8 @@ rule multitask:
         data=named("data", each_task(DATA)),
         heads=named("head", each_task(HEAD)),
     shell:
-        "{JOB_GPU} --log {log} {input.code[0]} --config {params.config:q} --pretrained {input.pretrained} --corpus {input.corpus} "
+        "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
+        "--config {params.config:q} --pretrained {input.pretrained} --corpus {input.corpus} "
         "{params.data} {params.heads} --output {output}"
 
 

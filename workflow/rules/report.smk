@@ -1,29 +1,5 @@
 # Tables and figures: queries on the outcomes.
 
-from advmerge.figures import FIGURES, FORMATS
-from advmerge.statistics import TABLES
-
-REPORT_CONFIG = canonical(study.report_slice())
-TABLE_FILES = [path for path in study.report_files() if "/tables/" in path]
-GALLERY_SETS = {
-    task: ADVERSARIAL.format(
-        task=task, surrogate=study.gallery.surrogate, attack=study.gallery.attack
-    )
-    for task in study.tasks
-}
-
-
-def figure_files(gallery):
-    """The figures' files, the gallery's or the others'; the SVGs go into Snakemake's report with their captions."""
-    for path in study.report_files():
-        stem = Path(path).stem
-        if "/figures/" in path and (stem == "gallery") == gallery:
-            if path.endswith(".svg"):
-                path = report(
-                    path, caption=f"../report/{FIGURES[stem]}", category="Figures"
-                )
-            yield path
-
 
 rule tables:
     input:
@@ -31,14 +7,17 @@ rule tables:
         outcomes=f"{RESULTS}/outcomes.parquet",
         accuracy=f"{RESULTS}/accuracy.parquet",
     output:
-        TABLE_FILES,
+        list(report_files("tables")),
     log:
         f"{LOGS}/tables.log",
+    conda:
+        ENVIRONMENT
     params:
         config=REPORT_CONFIG,
-        folder=f"{REPORTS}/tables",
+        folder=folder_of,
     shell:
-        "{JOB_LIGHT} --log {log} {input.code[0]} --config {params.config:q} --outcomes {input.outcomes} --accuracy {input.accuracy} "
+        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "--config {params.config:q} --outcomes {input.outcomes} --accuracy {input.accuracy} "
         "--output-dir {params.folder}"
 
 
@@ -48,14 +27,17 @@ rule figures:
         outcomes=f"{RESULTS}/outcomes.parquet",
         accuracy=f"{RESULTS}/accuracy.parquet",
     output:
-        list(figure_files(gallery=False)),
+        list(report_files("figures", gallery=False)),
     log:
         f"{LOGS}/figures.log",
+    conda:
+        ENVIRONMENT
     params:
         config=REPORT_CONFIG,
-        folder=f"{REPORTS}/figures",
+        folder=folder_of,
     shell:
-        "{JOB_LIGHT} --log {log} {input.code[0]} --config {params.config:q} --outcomes {input.outcomes} --accuracy {input.accuracy} "
+        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "--config {params.config:q} --outcomes {input.outcomes} --accuracy {input.accuracy} "
         "--output-dir {params.folder}"
 
 
@@ -66,16 +48,19 @@ rule gallery:
         data=each_task(DATA),
         adversarial=list(GALLERY_SETS.values()),
     output:
-        list(figure_files(gallery=True)),
+        list(report_files("figures", gallery=True)),
     log:
         f"{LOGS}/gallery.log",
+    conda:
+        ENVIRONMENT
     params:
         config=REPORT_CONFIG,
-        folder=f"{REPORTS}/figures",
+        folder=folder_of,
         data=named("data", each_task(DATA)),
         adversarial=named("adversarial", GALLERY_SETS.values(), GALLERY_SETS),
     shell:
-        "{JOB_LIGHT} --log {log} {input.code[0]} --config {params.config:q} --outcomes {input.outcomes} {params.data} "
+        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "--config {params.config:q} --outcomes {input.outcomes} {params.data} "
         "{params.adversarial} --output-dir {params.folder}"
 
 

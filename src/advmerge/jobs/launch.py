@@ -1,6 +1,6 @@
 """Run a script of the workflow: on a leased GPU where asked, inside a warm process where one is there.
 
-    python -IS launch.py [--gpu] [--log FILE] SCRIPT ARGUMENTS…
+    python -IS launch.py [--cold] [--gpu] [--log FILE] SCRIPT ARGUMENTS…
 
 Importing torch, timm and ART costs more than most jobs' work. The Snakefile's main process therefore starts
 ``warm.py``, which imports them once and forks a child a job; this client hands it the script and waits. Where none
@@ -44,8 +44,10 @@ def warm(address: str, argv: list[str]) -> int | None:
 
 def main() -> None:
     argv = sys.argv[1:]
+    cold = argv[0] == "--cold"  # a job without torch need not wait until the warm process has imported it
+    argv = argv[cold:]
     # A job that SLURM started must stay inside its allocation, even where the warm process is in reach.
-    address = None if "SLURM_JOB_ID" in os.environ else os.environ.get("ADVMERGE_WARM")
+    address = None if cold or "SLURM_JOB_ID" in os.environ else os.environ.get("ADVMERGE_WARM")
     code = warm(address, argv) if address else None
     if code is None:
         here(argv)

@@ -107,6 +107,17 @@ def guard(outputs: list[str]) -> None:
         )
 
 
+def set_up_jobs() -> None:
+    """The environment that jobs inherit.
+
+    One thread a job: two processes of one thread each beat one process of two by far. ``python`` is the one that
+    runs Snakemake, whether or not its environment is activated.
+    """
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    os.environ["TIMM_FUSED_ATTN"] = "0"  # a quarter faster in input gradients on the CPU
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
 def start_warm_process() -> None:
     """Start the process that imports the heavy libraries once and forks the jobs; see ``warm.py``."""
     global _warm
