@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import jinja2
 import pytest
 import torch
 
@@ -31,9 +32,12 @@ def study():
     return synthetic(images=64, tasks=TASKS[:3], targets=TARGETS)
 
 
+DRAWN = [name for name in figures.FIGURES if name != "gallery"]
+
+
 @pytest.fixture(scope="module")
 def drawn(study):
-    return dict(figures.draw(*study, ORDER, bootstrap=50))
+    return {name: figures.draw(name, *study, ORDER, bootstrap=50) for name in DRAWN}
 
 
 def texts(figure):
@@ -47,15 +51,20 @@ def arguments(name, **options):
     return command
 
 
-def test_draw_makes_every_figure_but_the_gallery(drawn):
-    assert [*drawn, "gallery"] == list(figures.FIGURES)
+def test_the_gallery_is_drawn_from_examples_and_other_names_are_refused(study):
+    for name in ("gallery", "histogram"):
+        with pytest.raises(StudyError, match=f"unknown figure '{name}'; choose one of: accuracy_transfer"):
+            figures.draw(name, *study, ORDER)
 
 
 def test_every_figure_has_a_caption():
-    folder = ROOT / "workflow" / "report"
-    for caption in figures.FIGURES.values():
-        assert "images" in (folder / caption).read_text(encoding="utf-8")
-    assert {path.name for path in folder.glob("*.rst")} >= set(figures.FIGURES.values())
+    template = jinja2.Template((ROOT / "workflow/report/figure.rst").read_text(encoding="utf-8"))
+    captions = {name: template.render(snakemake={"wildcards": {"figure": name}}).strip() for name in DRAWN}
+    assert captions["heatmap_pretrained"] == captions["heatmap_finetuned"]
+    assert len(set(captions.values())) == len(DRAWN) - 1
+    assert captions["heatmap_pretrained"].startswith("Transfer attack success rate in percent")
+    assert captions["relative_transfer"].startswith("Upper row: relative transfer ASR")
+    assert captions["accuracy_transfer"].startswith("Does merging better mean")
 
 
 def test_budgets_are_written_as_readers_write_them():
@@ -122,7 +131,7 @@ def test_heatmap_marks_few_images_and_none(study):
 
 def test_a_surrogate_the_study_lacks_is_said_in_words(study):
     outcomes = study[0][study[0]["surrogate"] != "finetuned"]
-    drawn = dict(figures.draw(outcomes, study[1], ORDER, bootstrap=20))
+    drawn = {name: figures.draw(name, outcomes, study[1], ORDER, bootstrap=20) for name in DRAWN}
     assert texts(drawn["heatmap_finetuned"]) == ["This study crafts no examples on the surrogate 'finetuned'."]
     assert len(drawn["relative_transfer"].axes) == 6
 
@@ -183,11 +192,10 @@ def test_labels_of_the_scatter_overlap_neither_each_other_nor_points(study, spre
 
 def test_files_are_equal_byte_by_byte_and_pdf_embeds_truetype(study, tmp_path):
     for folder in ("one", "two"):
-        for name, figure in figures.draw(*study, ORDER, bootstrap=20):
-            figures.save(figure, tmp_path / folder, name)
+        for name in DRAWN:
+            figures.save(figures.draw(name, *study, ORDER, bootstrap=20), tmp_path / folder, name)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    stems = [name for name in figures.FIGURES if name != "gallery"]
-    assert names == sorted(f"{name}.{form}" for name in stems for form in figures.FORMATS)
+    assert names == sorted(f"{name}.{form}" for name in DRAWN for form in figures.FORMATS)
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     pdf = (tmp_path / "one" / "relative_transfer.pdf").read_bytes()
@@ -196,7 +204,7 @@ def test_files_are_equal_byte_by_byte_and_pdf_embeds_truetype(study, tmp_path):
     assert b"/Type3" not in pdf
 
 
-def test_scripts_draw_the_figures(study, tmp_path):
+def test_the_script_draws_the_figure_it_is_told(study, tmp_path):
     artifacts.save_table(tmp_path / "outcomes.parquet", study[0], {})
     artifacts.save_table(tmp_path / "accuracy.parquet", study[1], {})
     order = {
@@ -206,16 +214,18 @@ def test_scripts_draw_the_figures(study, tmp_path):
         "attacks": [],
         "labels": {},
     }
-    config = {"statistics": {"confidence": 0.9, "bootstrap": 20}, "seed": 0, "order": order}
+    config = {"statistics": {"confidence": 0.9, "bootstrap": 20}, "seed": 0, "order": order, "figure": DRAWN[0]}
     command = arguments(
-        "figures",
+        "figure",
         config=json.dumps(config),
         outcomes=tmp_path / "outcomes.parquet",
         accuracy=tmp_path / "accuracy.parquet",
         output_dir=tmp_path / "figures",
     )
     subprocess.run(command, check=True, env=ENVIRONMENT)
-    assert len(list((tmp_path / "figures").iterdir())) == 4 * 3
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        f"{DRAWN[0]}.{form}" for form in sorted(figures.FORMATS)
+    ]
 
 
 # ── the gallery ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,13 +7,14 @@ from the same tables. The module imports nothing heavy, so that the Snakefile ma
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advmerge import artifacts, statistics
+from advmerge.errors import unknown
 
 if TYPE_CHECKING:
     import numpy
@@ -21,14 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIGURES: dict[str, str] = {
-    "heatmap_pretrained": "heatmap.rst",
-    "heatmap_finetuned": "heatmap.rst",
-    "relative_transfer": "relative_transfer.rst",
-    "accuracy_transfer": "accuracy_transfer.rst",
-    "gallery": "gallery.rst",
-}
-"""Every figure: file stem -> its caption under workflow/report. :func:`draw` makes all but the gallery."""
+FIGURES = ("heatmap_pretrained", "heatmap_finetuned", "relative_transfer", "accuracy_transfer", "gallery")
+"""Every figure, by file stem. :func:`draw` makes all but the gallery."""
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -156,26 +151,34 @@ def save(figure: Figure, directory: Path | str, name: str) -> None:
 
 
 def draw(
+    name: str,
     outcomes: pandas.DataFrame,
     accuracy: pandas.DataFrame,
     order: Order,
     confidence: float = 0.95,
     bootstrap: int = 2000,
     seed: int = 0,
-) -> Iterator[tuple[str, Figure]]:
-    """Every figure that needs no images: (file stem, figure). All use the primary denominator."""
-    cells = statistics.rates(outcomes, statistics.CELL, confidence=confidence)
-    pooled = statistics.rates(outcomes, statistics.TARGET, confidence=confidence)
-    for surrogate in ("pretrained", "finetuned"):
-        yield f"heatmap_{surrogate}", heatmap(cells, pooled, surrogate, order)
+) -> Figure:
+    """A figure of :data:`FIGURES` that needs no images. All use the primary denominator.
 
-    attacks = statistics.without_controls(outcomes, order.controls)
-    ratio = statistics.relative(attacks, statistics.METHOD, confidence=confidence, bootstrap=bootstrap, seed=seed)
-    control = outcomes[outcomes["attack"].isin(list(order.controls))]
-    noise = statistics.relative(control, statistics.METHOD, confidence=confidence, bootstrap=bootstrap, seed=seed)
-    yield "relative_transfer", relative_transfer(ratio, noise, order)
-    models = statistics.accuracy_by_model(accuracy, confidence)
-    yield "accuracy_transfer", accuracy_transfer(ratio, models, order)
+    Raises:
+        StudyError: there is no such figure.
+    """
+    if name.startswith("heatmap_"):
+        cells = statistics.rates(outcomes, statistics.CELL, confidence=confidence)
+        pooled = statistics.rates(outcomes, statistics.TARGET, confidence=confidence)
+        return heatmap(cells, pooled, name.removeprefix("heatmap_"), order)
+
+    def ratios(rows: pandas.DataFrame) -> pandas.DataFrame:
+        return statistics.relative(rows, statistics.METHOD, confidence=confidence, bootstrap=bootstrap, seed=seed)
+
+    attacks = ratios(statistics.without_controls(outcomes, order.controls))
+    if name == "relative_transfer":
+        noise = ratios(outcomes[outcomes["attack"].isin(list(order.controls))])
+        return relative_transfer(attacks, noise, order)
+    if name == "accuracy_transfer":
+        return accuracy_transfer(attacks, statistics.accuracy_by_model(accuracy, confidence), order)
+    raise unknown("figure", name, FIGURES)
 
 
 def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, order: Order) -> Figure:

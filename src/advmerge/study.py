@@ -375,14 +375,20 @@ class Study(Section):
 
     def report_files(self) -> list[str]:
         """Every table and figure under reports/<study>."""
-        from advmerge.figures import FIGURES, FORMATS
+        from advmerge.figures import FORMATS
         from advmerge.statistics import TABLES
 
-        absent = {"pretrained", "finetuned"} - set(self.surrogates)
-        figures = [name for name in FIGURES if name.removeprefix("heatmap_") not in absent]
         return [f"{self.reports}/tables/{name}" for name in TABLES] + [
-            f"{self.reports}/figures/{name}.{kind}" for name in figures for kind in FORMATS
+            f"{self.reports}/figures/{name}.{form}" for name in (*self.drawn, "gallery") for form in FORMATS
         ]
+
+    @property
+    def drawn(self) -> list[str]:
+        """The figures drawn from the tables: all but the gallery, and no heatmap of a surrogate that is not there."""
+        from advmerge.figures import FIGURES
+
+        absent = {f"heatmap_{name}" for name in ("pretrained", "finetuned") if name not in self.surrogates}
+        return [name for name in FIGURES if name not in absent | {"gallery"}]
 
     # ── the whole grid ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "src")))
 from advmerge import attacks, data, merging
 from advmerge.artifacts import canonical
 from advmerge.errors import StudyError
-from advmerge.figures import FIGURES
+from advmerge.figures import FORMATS
 from advmerge.jobs.session import prepare, set_up_jobs, start_warm_process, stop_warm_process
 from advmerge.sources import closure
 from advmerge.study import load
@@ -44,6 +44,7 @@ wildcard_constraints:
     attack="|".join(study.cells()),
     model="|".join(["pretrained", "finetuned", *study.targets]),
     target="|".join(study.targets),
+    figure="|".join(study.drawn),
 
 
 # How a job is run: see src/advmerge/jobs/launch.py.
@@ -194,14 +195,19 @@ GALLERY_SETS = {
 }
 
 
-def report_files(folder, gallery=None):
-    """The tables, the gallery, or the other figures; SVGs go into Snakemake's report with their captions."""
-    for path in map(Path, study.report_files()):
-        if path.parent.name == folder and gallery in (None, path.stem == "gallery"):
-            if path.suffix == ".svg":
-                yield report(str(path), caption=f"../report/{FIGURES[path.stem]}", category="Figures")
-            else:
-                yield str(path)
+def table_files():
+    return [path for path in study.report_files() if Path(path).parent.name == "tables"]
+
+
+def figure_files(name, caption):
+    """A figure in every format; the SVG goes into Snakemake's report with its caption."""
+    for form in FORMATS:
+        path = f"{REPORTS}/figures/{name}.{form}"
+        yield report(path, caption=f"../report/{caption}.rst", category="Figures") if form == "svg" else path
+
+
+def figure_config(wildcards):
+    return canonical({**study.report_slice(), "figure": wildcards.figure})
 
 
 def folder_of(wildcards, output):

@@ -7,7 +7,7 @@ rule tables:
         outcomes=f"{RESULTS}/outcomes.parquet",
         accuracy=f"{RESULTS}/accuracy.parquet",
     output:
-        list(report_files("tables")),
+        table_files(),
     log:
         f"{LOGS}/tables.log",
     conda:
@@ -21,19 +21,19 @@ rule tables:
         "--output-dir {params.folder}"
 
 
-rule figures:
+rule figure:
     input:
-        code=code("figures"),
+        code=code("figure"),
         outcomes=f"{RESULTS}/outcomes.parquet",
         accuracy=f"{RESULTS}/accuracy.parquet",
     output:
-        list(report_files("figures", gallery=False)),
+        list(figure_files("{figure}", "figure")),
     log:
-        f"{LOGS}/figures.log",
+        f"{LOGS}/figures/{{figure}}.log",
     conda:
         ENVIRONMENT
     params:
-        config=REPORT_CONFIG,
+        config=figure_config,
         folder=folder_of,
     shell:
         "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
@@ -48,7 +48,7 @@ rule gallery:
         data=each_task(DATA),
         adversarial=list(GALLERY_SETS.values()),
     output:
-        list(report_files("figures", gallery=True)),
+        list(figure_files("gallery", "gallery")),
     log:
         f"{LOGS}/gallery.log",
     conda:
@@ -64,8 +64,13 @@ rule gallery:
         "{params.adversarial} --output-dir {params.folder}"
 
 
+rule figures:
+    input:
+        expand(rules.figure.output, figure=study.drawn),
+        rules.gallery.output,
+
+
 rule report:
     input:
         rules.tables.output,
-        rules.figures.output,
-        rules.gallery.output,
+        rules.figures.input,
