@@ -8,9 +8,9 @@ import subprocess
 import sys
 from itertools import combinations
 
+import jinja2
 import numpy as np
 import pandas as pd
-import jinja2
 import pytest
 import torch
 

@@ -96,6 +96,11 @@ def test_what_is_refused_and_how(tmp_path: Path, content: dict[str, Any], key: s
     assert words in refused(tmp_path, change(content, key, value))
 
 
+def test_a_misspelt_key_is_named_before_the_one_it_leaves_missing(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["sed"] = content.pop("seed")
+    assert "unknown key 'sed'; choose one of" in refused(tmp_path, content)
+
+
 def test_files_that_are_no_study(tmp_path: Path) -> None:
     assert "not readable as YAML" in refused(tmp_path, "a: [")
     assert "expected a mapping of keys to values, found list" in refused(tmp_path, "- a")

@@ -431,7 +431,8 @@ class Study(Section):
 
 def _sentence(path: Path, error: ValidationError) -> str:
     """The first thing wrong, as one sentence that names its key and the choices."""
-    first = error.errors()[0]
+    # A misspelt key is both unknown and missing; that it is unknown says more.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"] if part != "[key]")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
