@@ -13,11 +13,12 @@ SHELL := /bin/bash
 study: env
 	$(RUN) snakemake --cores all --resources gpu=2
 
-test: check
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest
+# Fast ones first, two at a time; the workflow tests keep both cores busy by themselves.
+test: check unit
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m workflow
 
 unit: env
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m "not workflow"
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m "not workflow" -n 2 --dist loadfile
 
 check: env
 	$(RUN) ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && mypy && snakemake --lint

@@ -25,6 +25,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("src", "workflow", "profiles", "studies", "envs", "Snakefile", "params.yaml")
 
 
+def copy_checkout(folder: Path) -> None:
+    """Copy what a study needs to run."""
+    for part in PARTS:
+        source = ROOT / part
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, folder / part)
+
+
 def run(folder: Path, study: str) -> tuple[float, float]:
     """Run a study in a folder: (CPU seconds of the whole tree of processes, wall seconds)."""
     command = [str(Path(sys.executable).with_name("snakemake")), "--configfile", study, "--cores", "all"]
@@ -56,10 +64,7 @@ def main() -> None:
     study = sys.argv[1] if len(sys.argv) > 1 else "params.yaml"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in PARTS:
-            source = ROOT / part
-            copy = shutil.copytree if source.is_dir() else shutil.copy
-            copy(source, folder / part)
+        copy_checkout(folder)
         cold, wall = run(folder, study)
         phases = costs(folder)
         warm, warm_wall = run(folder, study)

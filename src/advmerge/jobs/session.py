@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from advmerge.artifacts import sha256
@@ -31,7 +33,9 @@ def prepare(study: Study, path: str, *, touch: bool) -> None:
     _check_once(study, path)
     _clear_stale_locks()
     if not touch:
-        guard([*study.artifacts(), *study.report_files()])
+        outputs = [*study.artifacts(), *study.report_files()]
+        guard(outputs)
+        wake(outputs)
 
 
 def _check_once(study: Study, path: str) -> None:
@@ -69,14 +73,14 @@ def _clear_stale_locks() -> None:
         lock.unlink(missing_ok=True)
 
 
-def _recorded(folder: Path) -> set[str]:
-    """The outputs that Snakemake has a record of; file names are their paths in base64, long ones split by '@'."""
-    found = set()
+def _records(folder: Path) -> dict[str, Path]:
+    """Output → Snakemake's record of it; their names are the outputs' paths in base64, long ones split by '@'."""
+    found = {}
     for file in folder.rglob("*"):
         if file.is_file():
             text = "".join(part.removeprefix("@") for part in file.relative_to(folder).parts)
             try:
-                found.add(base64.urlsafe_b64decode(text).decode())
+                found[base64.urlsafe_b64decode(text).decode()] = file
             except ValueError:
                 continue
     return found
@@ -98,13 +102,31 @@ def guard(outputs: list[str]) -> None:
                 f"{path}: is a link into a cache, and runs would go stale unnoticed; "
                 "run: dvc config cache.type reflink,copy && dvc checkout --relink"
             )
-    known = _recorded(STATE / "metadata") | _recorded(STATE / "incomplete")
+    known = _records(STATE / "metadata").keys() | _records(STATE / "incomplete").keys()
     lost = [path for path in present if path not in known]
     if lost:
         raise StudyError(
             f"{lost[0]}: there is no record of what it was made from (.snakemake/metadata), nor of {len(lost) - 1} "
             "other outputs; run: dvc checkout record (or dvc pull record), or delete these files to make them again"
         )
+
+
+def wake(outputs: list[str]) -> None:
+    """Touch every source file that differs from the one which an output was made with.
+
+    Snakemake compares the contents of an input only if it is newer than the output. After an edit, a pull or a
+    checkout of outputs makes them the newer ones, and the edit would go unseen.
+    """
+    digest = cache(sha256)
+    woken = set()
+    records = _records(STATE / "metadata")
+    for output in records.keys() & set(outputs):
+        checksums = json.loads(records[output].read_text()).get("input_checksums") or {}
+        for path, recorded in checksums.items():
+            ours = path not in records and not Path(path).is_absolute() and Path(path).is_file()
+            if ours and path not in woken and f"sha256:{digest(path)}" != recorded:
+                os.utime(path)
+                woken.add(path)
 
 
 def set_up_jobs() -> None:

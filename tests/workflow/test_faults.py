@@ -1,0 +1,193 @@
+"""What cannot be right is refused in a sentence, and a run that was killed goes on as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from project import ROOT, Tree
+
+from advmerge.artifacts import load_tensors, save_tensors
+
+pytestmark = pytest.mark.workflow
+
+
+def processes_in(folder: Path) -> set[int]:
+    """Every process that works in a folder."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").readlink() == folder:
+                found.add(int(entry.name))
+        except OSError:  # gone, or another user's
+            continue
+    return found
+
+
+def wait_until(condition, patience: float) -> None:
+    """Poll until a condition holds."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for left-over processes in /proc")
+def test_a_killed_run_goes_on_to_the_same_bytes(base: Tree, copy: Tree) -> None:
+    """And so plain Snakemake, from nothing, gives what `dvc repro` gave."""
+    for folder in ("results", "reports", "logs", ".snakemake/metadata", ".snakemake/incomplete"):
+        shutil.rmtree(copy.path / folder, ignore_errors=True)
+    command = ["snakemake", "--cores", "all", "--resources", "gpu=2"]
+    sets = copy.path / "results/smoke/adversarial"
+    with (copy.path.parent / "killed.log").open("wb") as log:
+        run = subprocess.Popen(command, cwd=copy.path, env=copy.environment, stdout=log, stderr=log)
+        wait_until(lambda: len(list(sets.glob("**/*.safetensors"))) >= 4 or run.poll() is not None, 240)
+        wait_until(lambda: len(processes_in(copy.path)) > 2, 60)  # some job is alive
+        assert run.poll() is None
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+    wait_until(lambda: not processes_in(copy.path), 30)  # nothing goes on writing
+    kept = copy.identities()
+    assert 4 <= len(list(sets.glob("**/*.safetensors"))) < 24
+
+    copy.snakemake()
+    assert copy.contents() == base.contents()
+    after = copy.identities()
+    redone = {path for path in kept if after.get(path) != kept[path]}
+    assert len(redone) <= 2, redone  # what was being made or recorded on two cores
+
+
+def test_a_second_run_beside_a_living_one_is_refused(copy: Tree) -> None:
+    """A lock of a run that is alive is not taken for one that a killed run left."""
+    shutil.rmtree(copy.path / "results/smoke/adversarial/latin")
+    run = subprocess.Popen(
+        ["snakemake", "--cores", "all", "--forcerun", "attack"],
+        cwd=copy.path,
+        env=copy.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: list(copy.path.glob(".snakemake/locks/*")) or run.poll() is not None, 60)
+        assert "locked" in copy.snakemake(fails=True)
+        assert run.poll() is None
+    finally:
+        run.kill()
+        run.wait()
+        wait_until(lambda: not processes_in(copy.path), 30)
+
+
+def test_outputs_without_provenance_are_refused(base: Tree, copy: Tree) -> None:
+    shutil.rmtree(copy.path / ".snakemake/metadata")
+    said = copy.snakemake("-n", fails=True)
+    assert "there is no record" in said
+    assert "Traceback" not in said
+    (advice,) = re.findall(r"run: (dvc checkout record)", said)
+    copy.run(*advice.split())
+    assert "Nothing to be done" in copy.snakemake("-n")
+    copy.edit("max_iter: 10}", "max_iter: 11}")
+    shutil.rmtree(copy.path / ".snakemake/metadata")
+    said = copy.run("dvc", "repro", fails=True)
+    assert "there is no record" in said
+    assert copy.contents() == base.contents()
+
+
+@pytest.mark.parametrize("kind", ["hardlink", "symlink"])
+def test_links_into_a_cache_are_refused(base: Tree, copy: Tree, kind: str) -> None:
+    copy.run("dvc", "config", "--local", "cache.type", kind)
+    copy.run("dvc", "checkout", "-q", "--relink")
+    said = copy.snakemake("-n", fails=True)
+    assert "is a link into a cache" in said
+    assert "Traceback" not in said
+    (advice,) = re.findall(r"run: (.*)", said)
+    copy.run("dvc", "config", "--local", "-u", "cache.type")
+    for command in advice.split(" && "):
+        copy.run(*command.split())
+    assert "Nothing to be done" in copy.snakemake("-n")
+    assert copy.contents() == base.contents()
+
+
+AUDIT = ("python", "workflow/scripts/audit.py")
+
+
+def test_the_audit_passes_what_is_right(base: Tree) -> None:
+    assert re.search(r"^\d+ artifacts are what the study asks for$", base.run(*AUDIT), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "reason"),
+    [
+        ("missing", "clean/multitask.parquet", "is missing"),
+        ("setting", "adversarial/uci_digits/pretrained/pgd_eps8.safetensors", "other settings"),
+        ("input", "models/finetuned/latin.safetensors", "was made from another results/smoke/heads/latin"),
+        ("rule", "merged/task_arithmetic_surgery.safetensors", "was made by merge, not by surgery"),
+        ("damage", "outcomes.parquet", "not a readable"),
+    ],
+)
+def test_the_audit_names_what_is_wrong(copy: Tree, harm: str, file: str, reason: str) -> None:
+    results = copy.path / "results/smoke"
+    match harm:
+        case "missing":
+            (results / file).unlink()
+        case "setting":
+            copy.edit("max_iter: 5, num_random_init: 1}", "max_iter: 6, num_random_init: 1}")
+        case "input":
+            tensors, metadata = load_tensors(results / "heads/latin.safetensors")
+            halved = {name: tensor / 2 for name, tensor in tensors.items()}
+            save_tensors(results / "heads/latin.safetensors", halved, metadata)
+        case "rule":
+            shutil.copy2(results / "merged/task_arithmetic.safetensors", results / file)
+        case "damage":
+            (results / file).write_bytes(b"PAR1")
+    said = copy.run(*AUDIT, fails=True).strip()
+    assert "\n" not in said
+    assert re.match(rf"error: results/smoke/{file}: .*{reason}", said)
+
+
+BAD = {
+    "key": ("shots: 4", "shots: 4, shoots: 4", "head.shoots", "scale, shots"),
+    "method": ("{method: average}", "{method: mean}", "mean", "task_arithmetic"),
+    "attack": ("method: BatchedDeepFool", "method: DeepPool", "DeepPool", "BatchedDeepFool"),
+    "kind": ("latin: {}", "latin: {kind: greek}", "greek", "cyrillic"),
+    "option": ("num_random_init: 1", "restarts: 1", "restarts", "num_random_init"),
+    "range": ("images: 32", "images: 0", "evaluation.images", "greater than 0"),
+    "budget": ("eps: 8/255", "eps: 8", "attacks.pgd.eps", "(0, 1]"),
+    "base": ("base: task_arithmetic", "base: ties", "ties", "weight_averaging"),
+}
+
+
+def one_sentence(said: str) -> str:
+    """The one line of an error, which is all that was said of it."""
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_studies_are_refused_before_any_job(bare: Tree, tmp_path: Path, bad: str) -> None:
+    old, new, thing, choice = BAD[bad]
+    text = (ROOT / "studies/smoke.yaml").read_text()
+    assert text.count(old) == 1
+    study = tmp_path / "study.yaml"
+    study.write_text(text.replace(old, new))
+    said = bare.snakemake("--cores", "all", "--configfile", str(study), fails=True)
+    line = one_sentence(said)
+    assert thing in line
+    assert choice in line
+    assert not (bare.path / "results").exists()
+
+
+def test_a_missing_study_is_named(bare: Tree, tmp_path: Path) -> None:
+    """Of a --configfile that is missing Snakemake itself speaks, before the Snakefile is read."""
+    tree = Tree(tmp_path / "tree", bare.home)
+    shutil.copytree(bare.path, tree.path)
+    (tree.path / "params.yaml").unlink()
+    assert one_sentence(tree.snakemake(fails=True)) == "error: params.yaml: no such study file"
+    assert "studies/nothing.yaml" in bare.snakemake("--configfile", "studies/nothing.yaml", fails=True)
+    assert not (tree.path / "results").exists()

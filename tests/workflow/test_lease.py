@@ -1,0 +1,81 @@
+"""Two GPU jobs never share a device, and a job that dies gives its device back."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from project import ROOT
+
+JOB = """
+import sys, time
+from advmerge.jobs.gpu import lease
+device = lease(sys.argv[1], patience=60)
+print(device, time.monotonic(), flush=True)
+time.sleep(float(sys.argv[2]))
+print(time.monotonic(), flush=True)
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine whose nvidia-smi lists two devices."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    tool.chmod(0o755)
+    hidden = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID")
+    return {
+        **{key: value for key, value in os.environ.items() if key not in hidden},
+        "PATH": f"{tool.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "src"),
+    }
+
+
+def start(machine: dict[str, str], locks: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", JOB, str(locks), str(seconds)]
+    return subprocess.Popen(command, env=machine, stdout=subprocess.PIPE, text=True)
+
+
+def test_no_device_is_held_twice_at_once(machine: dict[str, str], tmp_path: Path) -> None:
+    jobs = [start(machine, tmp_path / "locks", 0.4) for _ in range(8)]
+    held: dict[str, list[tuple[float, float]]] = {}
+    for job in jobs:
+        said, _ = job.communicate(timeout=60)
+        device, begin, end = said.split()
+        held.setdefault(device, []).append((float(begin), float(end)))
+    assert set(held) == {"0", "1"}
+    for spans in held.values():
+        for (_, end), (begin, _) in itertools.pairwise(sorted(spans)):
+            assert end <= begin
+
+
+def test_a_killed_job_frees_its_device(machine: dict[str, str], tmp_path: Path) -> None:
+    holders = [start(machine, tmp_path / "locks", 60) for _ in range(2)]
+    try:
+        devices = [job.stdout.readline().split()[0] for job in holders if job.stdout]
+        assert sorted(devices) == ["0", "1"]
+        third = start(machine, tmp_path / "locks", 0)
+        with pytest.raises(subprocess.TimeoutExpired):
+            third.wait(timeout=1)
+        holders[0].kill()
+        said, _ = third.communicate(timeout=30)
+        assert said.split()[0] == devices[0]
+        assert holders[1].poll() is None
+    finally:
+        for job in holders:
+            job.kill()
+            job.wait()
+
+
+@pytest.mark.parametrize(("name", "value"), [("SLURM_JOB_ID", "7"), ("CUDA_VISIBLE_DEVICES", "")])
+def test_nothing_is_leased_where_another_has_chosen(
+    machine: dict[str, str], tmp_path: Path, name: str, value: str
+) -> None:
+    said, _ = start({**machine, name: value}, tmp_path / "locks", 0).communicate(timeout=30)
+    assert said.split()[0] == "None"
+    assert not (tmp_path / "locks").exists()

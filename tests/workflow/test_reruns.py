@@ -1,0 +1,133 @@
+"""An edit reruns what depends on it and nothing else, wherever the files came from and whichever command runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+from project import Tree
+
+from advmerge.study import load
+
+pytestmark = pytest.mark.workflow
+
+STEPS = ("max_iter: 5, num_random_init: 1}", "max_iter: 6, num_random_init: 1}")
+TASKS = ("uci_digits", "latin", "texture")
+TARGETS = ("weight_averaging", "task_arithmetic", "task_arithmetic_surgery", "multitask")
+FIGURES = ("heatmap_pretrained", "heatmap_finetuned", "relative_transfer", "accuracy_transfer")
+REPORT = {"tables", "gallery", *(f"figures/{name}" for name in FIGURES)}
+PGD_SETS = {f"adversarial/{t}/{s}/pgd_eps8" for t in TASKS for s in ("pretrained", "finetuned", *TARGETS)}
+PGD_OUTCOMES = {f"outcomes/{target}/pgd_eps8" for target in TARGETS}
+PGD_JOBS = PGD_SETS | PGD_OUTCOMES | {"outcomes"} | REPORT
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    """The artifacts that are new, gone or of other content, named as jobs are; tables and figures left out."""
+    paths = {path for path in before | after if before.get(path) != after.get(path)}
+    return {path.split("/", 2)[2].rsplit(".", 1)[0] for path in paths if path.startswith("results/")}
+
+
+@pytest.fixture(scope="session")
+def edited(clone_of: Callable[[], Tree]) -> Tree:
+    """A clone in which PGD's step count was changed, then `dvc repro`, then committed. Not to be changed."""
+    tree = clone_of()
+    tree.edit(*STEPS)
+    tree.run("dvc", "repro")
+    tree.commit("more steps")
+    return tree
+
+
+def test_the_grid_here_is_the_studys(base: Tree) -> None:
+    study = load(base.path / "params.yaml")
+    assert (tuple(study.tasks), tuple(study.targets), tuple(study.drawn)) == (TASKS, TARGETS, FIGURES)
+    assert set(study.artifacts()) | set(study.report_files()) == set(base.contents())
+
+
+def test_a_clone_with_pulled_artifacts_has_nothing_to_do(base: Tree, clone: Tree) -> None:
+    assert clone.contents() == base.contents()
+    assert "Nothing to be done" in clone.snakemake("-n")
+    assert "up to date" in clone.run("dvc", "status")
+    before = clone.identities()
+    clone.snakemake()
+    clone.run("dvc", "repro")
+    assert clone.identities() == before
+    assert not clone.ran()
+    assert not clone.run("git", "status", "--short")
+
+
+def test_a_second_run_does_nothing_in_seconds(copy: Tree) -> None:
+    before = copy.identities()
+    copy.forget_logs()
+    start = time.monotonic()
+    copy.snakemake()
+    assert time.monotonic() - start < 20
+    assert copy.identities() == before
+    assert not copy.ran()
+
+
+def test_pgds_steps_rerun_pgds_cells_through_either_command(base: Tree, clone: Tree, edited: Tree) -> None:
+    clone.edit(*STEPS)
+    clone.snakemake()
+    for tree in (clone, edited):
+        assert tree.ran() == PGD_JOBS
+        assert changed(base.contents(), tree.contents()) == PGD_JOBS - REPORT
+    assert clone.contents() == edited.contents()
+
+
+def test_an_experiment_reruns_its_attacks_cells(clone: Tree, edited: Tree) -> None:
+    clone.run("dvc", "exp", "run", "-S", "attacks.pgd.max_iter=6")
+    assert clone.ran() == PGD_JOBS
+    assert clone.contents() == edited.contents()
+
+
+def test_a_merging_method_leaves_the_rest_alone(base: Tree, clone: Tree) -> None:
+    clone.edit("merging:\n", "merging:\n  sum_of_all: {method: task_arithmetic, scale: [0.9]}\n")
+    clone.run("dvc", "repro")
+    added = {
+        "merged/sum_of_all",
+        "clean/sum_of_all",
+        "outcomes/sum_of_all/pgd_eps8",
+        "outcomes/sum_of_all/deepfool",
+        *(f"adversarial/{task}/sum_of_all/pgd_eps8" for task in TASKS),
+    }
+    assert clone.ran() == added | {"outcomes", "accuracy"} | REPORT
+    assert changed(base.contents(), clone.contents()) == added | {"outcomes", "accuracy"}
+
+
+def test_older_commits_with_and_without_checkout(base: Tree, edited: Tree, tmp_path_factory) -> None:
+    old, new = base.run("git", "rev-parse", "HEAD").strip(), edited.run("git", "rev-parse", "HEAD").strip()
+    tree = Tree(tmp_path_factory.mktemp("history") / "tree", base.home)
+    base.run("cp", "-a", "--reflink=auto", str(edited.path), str(tree.path))
+
+    tree.forget_logs()
+    tree.run("git", "checkout", "-q", old)
+    tree.run("dvc", "checkout", "-q")
+    assert tree.contents() == base.contents()
+    assert "Nothing to be done" in tree.snakemake("-n")
+    assert "up to date" in tree.run("dvc", "status")
+
+    tree.run("git", "checkout", "-q", new)  # and the checkout of the artifacts forgotten
+    tree.snakemake()
+    assert tree.ran() == PGD_JOBS
+    assert tree.contents() == edited.contents()
+
+    tree.run("git", "checkout", "-q", old)  # and forgotten again
+    tree.run("dvc", "repro", "--no-run-cache")
+    assert tree.contents() == base.contents()
+
+
+def test_code_edited_before_a_pull_counts(base: Tree, clone_of: Callable[[], Tree]) -> None:
+    """Outputs that are newer than an edit of the code that made them are stale all the same."""
+    tree = clone_of()
+    past = time.time() - 86400
+    figures = tree.path / "src/advmerge/figures.py"
+    figures.write_text(figures.read_text() + "\n# edited\n")
+    os.utime(figures, (past, past))
+    tree.snakemake()
+    assert tree.ran() == REPORT - {"tables"}
+    assert tree.contents() == base.contents()
+    before = tree.identities()
+    tree.snakemake()
+    assert tree.identities() == before
