@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +19,7 @@ from advmerge.artifacts import load_tensors
 from advmerge.errors import StudyError
 
 SURGERY = "surgery."  # prefix of the per-task modules' tensors in a merged artifact
+PER_TASK = "per_task."  # prefix of a task's own: vector.<tensor>, mask.<task>.<tensor>, scale.<task>
 
 
 class Normalise(nn.Module):
@@ -114,11 +116,40 @@ def build_encoder(backbone: Mapping[str, Any]) -> nn.Module:
         raise StudyError(f"backbone.options: timm refuses them for '{name}': {error}") from error
 
 
+def pack_mask(mask: Tensor) -> Tensor:
+    """A bool tensor as bits, uint8 [⌈n/8⌉]."""
+    return torch.from_numpy(numpy.packbits(mask.numpy().reshape(-1)))
+
+
+def unpack_mask(bits: Tensor, shape: torch.Size) -> Tensor:
+    """What :func:`pack_mask` packed, in its shape."""
+    return torch.from_numpy(numpy.unpackbits(bits.numpy(), count=shape.numel()).astype(bool)).view(shape)
+
+
+def state_of(tensors: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
+    """The state dict of the encoder that answers for a task, out of a merged artifact's tensors.
+
+    Where the merge answers per task it is θ_0 + scale_t · mask_t ⊙ vector, else it is the same for every task.
+
+    Raises:
+        KeyError: the merge answers per task, and not for this one.
+    """
+    state = {name: tensor for name, tensor in tensors.items() if not name.startswith((SURGERY, PER_TASK))}
+    for name, base in state.items():
+        if (vector := tensors.get(f"{PER_TASK}vector.{name}")) is not None:
+            mask = unpack_mask(tensors[f"{PER_TASK}mask.{task}.{name}"], vector.shape)
+            scaled = tensors[f"{PER_TASK}scale.{task}"] * (mask * vector)
+            state[name] = (base.float() + scaled).to(base.dtype)
+    return state
+
+
 class Model:
     """A trained or merged encoder as it lies on disk, with the surgery modules it may carry.
 
     Attributes:
-        state: the encoder's tensors under timm's names.
+        tensors: all that the file holds.
+        state: the encoder's tensors under timm's names; those of P where the merge answers per task.
+        per_task: the tasks that the merge has an encoder each for; empty where one encoder serves all.
         backbone: the study's ``backbone`` it was made with.
         surgery: task → its module's tensors, empty without surgery.
     """
@@ -129,22 +160,31 @@ class Model:
             raise StudyError(f"{path}: not an encoder of this workflow: its metadata lack 'backbone'")
         self.path = path
         self.backbone: dict[str, Any] = metadata["backbone"]
-        self.state = {name: tensor for name, tensor in tensors.items() if not name.startswith(SURGERY)}
+        self.tensors = tensors
+        self.state = {name: t for name, t in tensors.items() if not name.startswith((SURGERY, PER_TASK))}
+        scale = f"{PER_TASK}scale."
+        self.per_task = [name.removeprefix(scale) for name in tensors if name.startswith(scale)]
         self.surgery: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith(SURGERY):
                 task, part = name.removeprefix(SURGERY).split(".")
                 self.surgery.setdefault(task, {})[part] = tensor
 
-    def encoder(self) -> nn.Module:
+    def encoder(self, task: str | None = None) -> nn.Module:
         """The encoder with its weights, in evaluation mode.
 
+        Args:
+            task: the one it answers for; needed where the merge answers per task, without meaning elsewhere.
+
         Raises:
-            StudyError: the tensors do not fit the architecture that the metadata name.
+            StudyError: the tensors do not fit the architecture that the metadata name, or the task is missing.
         """
+        if self.per_task and task not in self.per_task:
+            said = f"has no encoder for the task '{task}'" if task else "has an encoder a task: name the task"
+            raise StudyError(f"{self.path}: {said}; it has: {', '.join(sorted(self.per_task))}")
         encoder = build_encoder(self.backbone)
         try:
-            encoder.load_state_dict(self.state)
+            encoder.load_state_dict(state_of(self.tensors, task) if self.per_task and task else self.state)
         except RuntimeError as error:
             raise StudyError(f"{self.path}: does not fit {self.backbone['timm']}: {error}") from error
         return encoder.eval()
@@ -159,7 +199,7 @@ class Model:
             module = Surgery(down.shape[1], down.shape[0])
             module.load_state_dict(self.surgery[task])
         normalise = Normalise(self.backbone["mean"], self.backbone["std"])
-        return Classifier(self.encoder(), head, normalise, module).eval().requires_grad_(False)
+        return Classifier(self.encoder(task), head, normalise, module).eval().requires_grad_(False)
 
 
 def load_head(path: Path | str) -> Head:

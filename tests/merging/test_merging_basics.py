@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from advmerge.errors import StudyError
-from advmerge.merging import MODULES, check, check_models, check_surgery, grid, merge
+from advmerge.merging import MODULES, check, check_surgery, grid
+from advmerge.merging.engine import check_models, merge
 
 SYMMETRIC = {
     "average": {},
@@ -85,7 +86,11 @@ def test_ties_keeps_every_entry_that_equals_the_threshold() -> None:
 
 def test_ties_counts_over_the_whole_model_not_per_tensor() -> None:
     pretrained = {"small": torch.zeros(4), "large": torch.zeros(4), "count": torch.tensor([1])}
-    expert = {"small": torch.tensor([0.1, 0.2, 0.3, 0.4]), "large": torch.tensor([1.0, 2, 3, 4]), "count": torch.tensor([9])}
+    expert = {
+        "small": torch.tensor([0.1, 0.2, 0.3, 0.4]),
+        "large": torch.tensor([1.0, 2, 3, 4]),
+        "count": torch.tensor([9]),
+    }
     result = merge("ties", pretrained, {"t": expert}, keep=0.5, scale=1)
     assert result["small"].tolist() == [0, 0, 0, 0]
     assert result["large"].tolist() == [1, 2, 3, 4]
@@ -122,7 +127,12 @@ def explicit_ties(pretrained: dict, finetuned: list[dict], keep: float, scale: f
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([0, 0.1, 0.2, 0.5, 0.9, 1]), st.sampled_from(["sum", "mean"]))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 5),
+    st.sampled_from([0, 0.1, 0.2, 0.5, 0.9, 1]),
+    st.sampled_from(["sum", "mean"]),
+)
 def test_ties_equals_the_explicit_algorithm(seed: int, tasks: int, keep: float, aggregate: str) -> None:
     pretrained, finetuned = models(seed, tasks)
     ours = merge("ties", pretrained, finetuned, keep=keep, scale=0.8, aggregate=aggregate)
@@ -232,6 +242,8 @@ def test_a_method_that_adapts_cannot_merge_weights_alone() -> None:
     [
         ("tie", {}, "merging.x.method: unknown merging method 'tie'; choose one of: .*ties"),
         ("ties", {"scale": 1, "keep": 0.2, "kep": 1}, "merging.x: unknown option 'kep'; choose one of: .*keep"),
+        ("ties", {"scale": [], "keep": 1}, "merging.x.scale: an empty list"),
+        ("adamerging", {"steps": 1.5}, "merging.x.steps: 1.5 is not a whole number between 0 and"),
         ("ties", {"scale": 1}, "merging.x: method 'ties' needs the option 'keep'"),
         ("ties", {"scale": 1, "keep": 1.5}, "merging.x.keep: 1.5 is not a number between 0 and 1"),
         ("ties", {"scale": 1, "keep": [0.2, "a"]}, "merging.x.keep: 'a' is not a number"),
@@ -256,7 +268,11 @@ def test_check_accepts_what_is_right() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"rnak": 3}, "merging.x.surgery: unknown option 'rnak'; .*rank"), ({"rank": 0}, "merging.x.surgery.rank"), (3, "expected options")],
+    [
+        ({"rnak": 3}, "merging.x.surgery: unknown option 'rnak'; .*rank"),
+        ({"rank": 0}, "merging.x.surgery.rank"),
+        (3, "expected options"),
+    ],
 )
 def test_check_surgery_says_what_is_wrong(options: object, said: str) -> None:
     with pytest.raises(StudyError, match=said):
@@ -273,7 +289,5 @@ def test_every_registered_name_has_a_docstring_with_a_paper() -> None:
 def test_grid_is_every_combination_in_order() -> None:
     assert grid({}) == [{}]
     assert grid({"a": 1}) == [{"a": 1}]
-    assert grid({"a": [1, 2], "b": 0, "c": [3, 4]}) == [
-        {"a": a, "b": 0, "c": c} for a in (1, 2) for c in (3, 4)
-    ]
+    assert grid({"a": [1, 2], "b": 0, "c": [3, 4]}) == [{"a": a, "b": 0, "c": c} for a in (1, 2) for c in (3, 4)]
     assert grid({"a": []}) == []

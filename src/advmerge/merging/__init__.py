@@ -1,13 +1,17 @@
-"""Merging methods by name, and the engine that runs them.
+"""Merging methods by name: what each needs, and whether a study's options are right.
 
-Two shapes of method:
+Three shapes of method:
 
-- *tensor-wise*: a pure function ``(pretrained, finetuned, **options) -> merged`` of one tensor and its T
-  fine-tuned versions. The engine feeds it tensor by tensor. A method that needs a fact about whole models (TIES'
-  global threshold) has a ``prepare`` function, whose result, one value a task, is passed on.
-- *adaptive*: a function of whole state dicts and the tasks' unlabelled images.
+- *tensor-wise*: a pure function ``(pretrained, finetuned, place, **options) -> merged`` of one tensor and its T
+  fine-tuned versions. The engine feeds it tensor by tensor, from files as well as from memory. A method that needs
+  a fact about whole models (TIES' global threshold) has a ``prepare`` function.
+- *per task*: tensor-wise too, but it returns a shared task vector and a mask a task: the task picks the model.
+- *adaptive*: a function of whole state dicts and the tasks' images.
 
-Everything here works on the encoder alone: heads are frozen and never merged.
+Everything here works on the encoder alone: heads are frozen and never merged. The engine that runs the methods is
+:mod:`advmerge.merging.engine`; this module stays free of torch, because the Snakefile imports it.
+
+An option is a keyword-only parameter of the method's function; its annotation says what it may be.
 """
 
 from __future__ import annotations
@@ -15,23 +19,65 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from advmerge.errors import StudyError, unknown
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    Tensors = Mapping[str, Tensor]
+    from advmerge.models import Classifier
 
 MODULES = {
     "average": "linear",
+    "weighted": "linear",
     "task_arithmetic": "linear",
-    "ties": "ties",
+    "slerp": "linear",
+    "ties": "sparse",
+    "dare": "sparse",
+    "dare_ties": "sparse",
+    "della": "sparse",
+    "breadcrumbs": "sparse",
+    "pcb": "pcb",
+    "consensus": "masks",
+    "tall": "masks",
+    "emr": "masks",
+    "tsv": "spectral",
+    "iso_c": "spectral",
+    "iso_cts": "spectral",
+    "wudi": "wudi",
     "adamerging": "adamerging",
+    "adamerging_plus": "adamerging",
+    "sigmoid_weighted": "adamerging",
+    "fisher": "fisher",
+    "regmean": "regmean",
+    "regmean_plus": "regmean",
 }
 """Method → the module of this package that registers it."""
+
+Data = Literal["none", "unlabelled", "labelled"]
+
+
+class Range(NamedTuple):
+    """Lowest and highest value of a number, both allowed."""
+
+    low: float
+    high: float
+
+
+class Weights:
+    """Marks an option that takes one number a task: a mapping task → number, or numbers in the tasks' order."""
+
+
+Share = Annotated[float, Range(0, 1)]
+Drop = Annotated[float, Range(0, 0.999)]  # what is kept is divided by 1 − drop
+Scale = Annotated[float, Range(-10, 10)]
+Rate = Annotated[float, Range(0, 10)]
+Steps = Annotated[int, Range(0, 1_000_000)]
+Count = Annotated[int, Range(1, 65_536)]
+PerTask = Annotated[Mapping[str, float] | Sequence[float], Weights()]
 
 
 class Method(NamedTuple):
@@ -39,25 +85,40 @@ class Method(NamedTuple):
 
     Attributes:
         function: see the package's docstring.
-        data: what images it adapts on.
-        prepare: for tensor-wise methods, ``(pretrained, finetuned, **options) -> dict`` of further arguments.
+        data: the images it needs: none, unlabelled adaptation images, or labelled training images.
+        prepare: for tensor-wise methods, ``(pretrained, finetuned, seed, **options) -> dict``: facts about whole
+            models, which the function finds in ``place.prepared``.
+        per_task: whether the task picks the model.
+        elementwise: whether an entry of the result depends on that entry of the tensors alone, and on ``prepared``.
+        adaptive: whether the function takes whole models and images.
     """
 
     function: Callable[..., Any]
-    data: Literal["none", "unlabelled"]
+    data: Data
     prepare: Callable[..., dict[str, Any]] | None
+    per_task: bool
+    elementwise: bool
+
+    @property
+    def adaptive(self) -> bool:
+        return self.data != "none"
 
 
 METHODS: dict[str, Method] = {}
 
 
 def register(
-    name: str, *, data: Literal["none", "unlabelled"] = "none", prepare: Callable[..., dict[str, Any]] | None = None
+    name: str,
+    *,
+    data: Data = "none",
+    prepare: Callable[..., dict[str, Any]] | None = None,
+    per_task: bool = False,
+    elementwise: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Enter a function as a merging method."""
+    """Enter a function as a merging method; see :class:`Method`."""
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
-        METHODS[name] = Method(function, data, prepare)
+        METHODS[name] = Method(function, data, prepare, per_task, elementwise)
         return function
 
     return enter
@@ -80,10 +141,23 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-def option_names(name: str) -> dict[str, inspect.Parameter]:
-    """The options of a method: the keyword-only parameters of its function."""
-    parameters = inspect.signature(method(name).function).parameters
-    return {key: value for key, value in parameters.items() if value.kind is value.KEYWORD_ONLY}
+class Option(NamedTuple):
+    """An option of a method.
+
+    Attributes:
+        hint: its annotation, which says what it may be.
+        default: its default; ``inspect.Parameter.empty`` where it must be given.
+    """
+
+    hint: Any
+    default: Any
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Option]:
+    """The options of a function: its keyword-only parameters."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters.items()
+    return {name: Option(hints[name], p.default) for name, p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def check(entry: str, name: str, options: Mapping[str, Any]) -> None:
@@ -99,16 +173,24 @@ def check(entry: str, name: str, options: Mapping[str, Any]) -> None:
     """
     if name not in MODULES:
         raise unknown("merging method", name, MODULES, f"merging.{entry}.method")
-    known = option_names(name)
+    for option, value in options.items():
+        if value == []:
+            raise StudyError(f"merging.{entry}.{option}: an empty list leaves nothing to choose from")
+    for point in grid(options):
+        check_options(f"merging.{entry}", name, point)
+
+
+def check_options(where: str, name: str, options: Mapping[str, Any]) -> None:
+    """:func:`check` of one value an option; ``where`` stands before the option in messages."""
+    known = options_of(method(name).function)
     for option in options:
         if option not in known:
-            raise unknown("option", option, [*known, "method"], f"merging.{entry}")
-    for option, parameter in known.items():
-        if parameter.default is parameter.empty and option not in options:
-            raise StudyError(f"merging.{entry}: method '{name}' needs the option '{option}'")
-    for point in grid(options):
-        for option, value in point.items():
-            check_value(f"merging.{entry}.{option}", option, value)
+            raise unknown("option", option, [*known, "method"], where)
+    for option, (_, default) in known.items():
+        if default is inspect.Parameter.empty and option not in options:
+            raise StudyError(f"{where}: method '{name}' needs the option '{option}'")
+    for option, value in options.items():
+        check_value(f"{where}.{option}", known[option].hint, value)
 
 
 def check_surgery(entry: str, options: Mapping[str, Any]) -> None:
@@ -119,44 +201,48 @@ def check_surgery(entry: str, options: Mapping[str, Any]) -> None:
     """
     from advmerge.merging.surgery import operate
 
-    parameters = inspect.signature(operate).parameters
-    known = [key for key, value in parameters.items() if value.kind is value.KEYWORD_ONLY]
+    known = options_of(operate)
     if not isinstance(options, Mapping):
         raise StudyError(f"merging.{entry}.surgery: expected options out of: {', '.join(known)}")
     for option, value in options.items():
         if option not in known:
             raise unknown("option", option, known, f"merging.{entry}.surgery")
-        check_value(f"merging.{entry}.surgery.{option}", option, value)
+        check_value(f"merging.{entry}.surgery.{option}", known[option].hint, value)
 
 
-RANGES: dict[str, tuple[float, float]] = {
-    "scale": (-10, 10),
-    "keep": (0, 1),
-    "initial": (0, 1),
-    "lr": (0, 10),
-    "steps": (0, 1_000_000),
-    "batch": (1, 65_536),
-    "rank": (1, 65_536),
-}
-"""Option → lowest and highest sensible value, where the option is a number."""
-
-CHOICES: dict[str, tuple[str, ...]] = {"aggregate": ("sum", "mean"), "coefficients": ("layer", "task")}
-"""Option → its choices, where the option is a word."""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def check_value(key: str, option: str, value: Any) -> None:
-    """Refuse a value of the wrong type or range.
+def check_value(key: str, hint: Any, value: Any) -> None:
+    """Refuse a value that an option's annotation does not allow.
+
+    Args:
+        key: where the value stands, for messages.
+        hint: ``Literal[…]``, ``bool``, or ``Annotated`` with a :class:`Range` or :class:`Weights`.
+        value: one value, not a grid.
 
     Raises:
         StudyError: naming the key and what was expected.
     """
-    if option in CHOICES:
-        if value not in CHOICES[option]:
-            raise unknown("value", str(value), CHOICES[option], key)
-    elif option in RANGES:
-        low, high = RANGES[option]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise StudyError(f"{key}: {value!r} is not a number between {low} and {high}")
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if not isinstance(value, str) or value not in choices:
+            raise unknown("value", str(value), choices, key)
+    elif hint is bool:
+        if not isinstance(value, bool):
+            raise StudyError(f"{key}: {value!r} is neither true nor false")
+    else:
+        kind, meaning = typing.get_args(hint)
+        if isinstance(meaning, Weights):
+            numbers = list(value.values()) if isinstance(value, Mapping) else value
+            if not isinstance(numbers, list | tuple) or not numbers or not all(map(_is_number, numbers)):
+                raise StudyError(f"{key}: {value!r} is not one number a task (task: number)")
+        else:
+            whole = kind is not int or isinstance(value, int)
+            if not _is_number(value) or not whole or not meaning.low <= value <= meaning.high:
+                what = "a whole number" if kind is int else "a number"
+                raise StudyError(f"{key}: {value!r} is not {what} between {meaning.low} and {meaning.high}")
 
 
 def grid(options: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -169,90 +255,31 @@ def grid(options: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(options, point, strict=True)) for point in itertools.product(*axes)]
 
 
-def check_models(pretrained: Tensors, finetuned: Mapping[str, Tensors]) -> None:
-    """Refuse experts that are not fine-tuned versions of the pretrained model.
+class Place(NamedTuple):
+    """Where a tensor-wise method stands.
 
-    Raises:
-        StudyError: naming the expert and the first tensor whose name or shape differs, or that is not finite.
+    Attributes:
+        name: of the tensor.
+        tasks: the experts' names, in their order.
+        seed: of random draws; a generator is derived from it, the task and the tensor's name.
+        prepared: what the method's ``prepare`` found.
     """
-    import torch
 
-    if not finetuned:
-        raise StudyError("merging needs at least one fine-tuned model")
-    for task, tensors in finetuned.items():
-        for name in pretrained:
-            if name not in tensors:
-                raise StudyError(f"expert '{task}': lacks the tensor '{name}' of the pretrained model")
-        for name in tensors:
-            if name not in pretrained:
-                raise StudyError(f"expert '{task}': has a tensor '{name}' that the pretrained model lacks")
-            if tensors[name].shape != pretrained[name].shape:
-                shapes = f"{list(tensors[name].shape)}, pretrained {list(pretrained[name].shape)}"
-                raise StudyError(f"expert '{task}': the tensor '{name}' has shape {shapes}")
-            if tensors[name].is_floating_point() and not torch.isfinite(tensors[name]).all():
-                raise StudyError(f"expert '{task}': the tensor '{name}' has values that are not finite")
+    name: str
+    tasks: Sequence[str]
+    seed: int
+    prepared: Mapping[str, Any]
 
 
 class Adaptation(NamedTuple):
-    """What an adaptive method may see of a task: the classifier around the encoder, and unlabelled images.
+    """What an adaptive method may see of a task.
 
     Attributes:
-        classifier: a model of the task whose ``encoder`` can be replaced.
+        classifier: a model of the task whose ``encoder`` can be replaced; all tasks may share that encoder.
         images: uint8 [N, C, H, W], disjoint from the attacked images.
+        labels: int64 [N]; only a method that needs labelled data may use them.
     """
 
-    classifier: nn.Module
+    classifier: Classifier
     images: Tensor
-
-
-def adapt(
-    name: str,
-    pretrained: Tensors,
-    finetuned: Mapping[str, Tensors],
-    tasks: Mapping[str, Adaptation],
-    seed: int,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-    **options: Any,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Merge by an adaptive method; see :func:`merge` for the arguments they share.
-
-    Args:
-        tasks: what the method may see of each task.
-        seed: of its draws.
-        progress: wraps its steps.
-
-    Returns:
-        The merged tensors, and facts to record (learned coefficients).
-    """
-    check_models(pretrained, finetuned)
-    return method(name).function(pretrained, finetuned, tasks, seed, progress, **options)
-
-
-def merge(name: str, pretrained: Tensors, finetuned: Mapping[str, Tensors], **options: Any) -> dict[str, Tensor]:
-    """Merge by a tensor-wise method.
-
-    Floating tensors are merged in float32 and returned in the pretrained model's type; the rest (counters,
-    index buffers) are copied from the pretrained model.
-
-    Args:
-        name: the method.
-        pretrained: tensor name → tensor.
-        finetuned: task → the same tensors, fine-tuned.
-        options: of the method, one value each.
-
-    Raises:
-        StudyError: the method is unknown or adaptive, or an expert does not match.
-    """
-    chosen = method(name)
-    if chosen.data != "none":
-        raise StudyError(f"merging method '{name}' adapts on images; it cannot merge weights alone")
-    check_models(pretrained, finetuned)
-    extra = chosen.prepare(pretrained, list(finetuned.values()), **options) if chosen.prepare else {}
-    merged = {}
-    for key, base in pretrained.items():
-        if not base.is_floating_point():
-            merged[key] = base.clone()
-            continue
-        experts: Sequence[Tensor] = [tensors[key].float() for tensors in finetuned.values()]
-        merged[key] = chosen.function(base.float(), experts, **options, **extra).to(base.dtype)
-    return merged
+    labels: Tensor | None = None

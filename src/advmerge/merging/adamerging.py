@@ -3,31 +3,112 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from advmerge.merging import Adaptation, register
+from advmerge.merging import Adaptation, Count, Range, Rate, Share, Steps, register
+from advmerge.merging.sparse import task_vectors, thresholds, trim
 from advmerge.models import to_unit
 from advmerge.seeding import torch_generator
+
+Coefficients = Literal["layer", "task"]
+Tensors = Mapping[str, Tensor]
+Merged = tuple[dict[str, Tensor], dict[str, Any]]
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+def learn(
+    pretrained: Tensors,
+    vectors: Mapping[str, Tensor],
+    tasks: Mapping[str, Adaptation],
+    generator: torch.Generator,
+    progress: Progress,
+    *,
+    coefficients: str,
+    sigmoid: bool,
+    initial: float,
+    lr: float,
+    steps: int,
+    batch: int,
+) -> Merged:
+    """θ_0 + Σ_t λ_t v_t with λ minimising Σ_t of the mean prediction entropy on unlabelled images, by Adam.
+
+    Args:
+        pretrained: θ_0.
+        vectors: tensor name → v [T, …], float32, in the order of ``tasks``.
+        tasks: task → what may be seen of it.
+        generator: of the draws of batches.
+        progress: wraps the steps.
+        coefficients: one λ per ``layer`` (tensor) and task, or one per ``task``.
+        sigmoid: learn w with λ = sigmoid(w); else learn λ itself, clamped to [0, 1] after each step.
+        initial: first value of every λ.
+        lr: Adam's learning rate.
+        steps: of Adam, each on ``batch`` images of every task.
+        batch: images a task a step.
+
+    Returns:
+        The merged tensors, and the learned ``coefficients``: task → one value a tensor, or one in all.
+    """
+    device = next(iter(next(iter(tasks.values())).classifier.parameters())).device
+    names = list(vectors)
+    base = {name: pretrained[name].float().to(device) for name in names}
+    directions = {name: vector.to(device) for name, vector in vectors.items()}
+    shape = (len(tasks), len(names) if coefficients == "layer" else 1)
+    first = torch.full(shape, initial, device=device)
+    weights = (first.logit() if sigmoid else first).requires_grad_()
+    optimiser = torch.optim.Adam([weights], lr=lr)
+
+    def merged() -> dict[str, Tensor]:
+        columns = (weights.sigmoid() if sigmoid else weights).expand(len(tasks), len(names))
+        return {n: base[n] + torch.tensordot(columns[:, i], directions[n], 1) for i, n in enumerate(names)}
+
+    for _ in progress(range(steps)):
+        # Leaves cut the graph at the merged weights: the encoder's backward runs once a task, the merge's once.
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in merged().items()}
+        for task in tasks.values():
+            index = torch.randint(len(task.images), (batch,), generator=generator)
+            images = to_unit(task.images[index]).to(device)
+            logits = functional_call(task.classifier, {f"encoder.{n}": t for n, t in leaves.items()}, (images,))
+            probabilities = logits.log_softmax(1)
+            (-(probabilities.exp() * probabilities).sum(1).mean()).backward()
+        optimiser.zero_grad(set_to_none=True)
+        outputs = merged()
+        used = [name for name in names if leaves[name].grad is not None]
+        torch.autograd.backward([outputs[n] for n in used], [leaves[n].grad for n in used])
+        optimiser.step()
+        if not sigmoid:
+            with torch.no_grad():
+                weights.clamp_(0, 1)
+    result = {name: tensor.clone() for name, tensor in pretrained.items()}
+    with torch.no_grad():
+        result |= {name: tensor.to(pretrained[name].dtype).cpu() for name, tensor in merged().items()}
+        learned = (weights.sigmoid() if sigmoid else weights).cpu()
+    return result, {"coefficients": {task: learned[i].tolist() for i, task in enumerate(tasks)}}
+
+
+def plain_vectors(pretrained: Tensors, finetuned: Mapping[str, Tensors], tasks: Iterable[str]) -> dict[str, Tensor]:
+    """Tensor name → τ [T, …], in the order of ``tasks``."""
+    ordered = {task: finetuned[task] for task in tasks}
+    return {name: torch.stack(vectors) for name, vectors in task_vectors(pretrained, ordered)}
 
 
 @register("adamerging", data="unlabelled")
 def adamerging(
-    pretrained: Mapping[str, Tensor],
-    finetuned: Mapping[str, Mapping[str, Tensor]],
+    pretrained: Tensors,
+    finetuned: Mapping[str, Tensors],
     tasks: Mapping[str, Adaptation],
     seed: int,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Progress = iter,
     *,
-    coefficients: str = "layer",
-    initial: float = 0.3,
-    lr: float = 1e-3,
-    steps: int = 500,
-    batch: int = 16,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    coefficients: Coefficients = "layer",
+    initial: Share = 0.3,
+    lr: Rate = 1e-3,
+    steps: Steps = 500,
+    batch: Count = 16,
+) -> Merged:
     """AdaMerging: θ_0 + Σ_t λ_t τ_t with λ minimising Σ_t of the mean prediction entropy on unlabelled images.
 
     Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024, eq. 5–7. The paper adapts
@@ -48,37 +129,87 @@ def adamerging(
     Returns:
         The merged tensors, and the learned ``coefficients``: task → one value a tensor.
     """
-    device = next(iter(next(iter(tasks.values())).classifier.parameters())).device
-    names = [name for name, tensor in pretrained.items() if tensor.is_floating_point()]
-    base = {name: pretrained[name].float().to(device) for name in names}
-    vectors = {name: torch.stack([finetuned[t][name].float().to(device) - base[name] for t in tasks]) for name in names}
-    shape = (len(tasks), len(names) if coefficients == "layer" else 1)
-    weights = torch.full(shape, initial, device=device, requires_grad=True)
-    optimiser = torch.optim.Adam([weights], lr=lr)
+    options = {"coefficients": coefficients, "initial": initial, "lr": lr, "steps": steps, "batch": batch}
+    vectors = plain_vectors(pretrained, finetuned, tasks)
     generator = torch_generator(seed, "adamerging")
+    return learn(pretrained, vectors, tasks, generator, progress, sigmoid=False, **options)  # type: ignore[arg-type]
 
-    def merged() -> dict[str, Tensor]:
-        columns = weights.expand(len(tasks), len(names))
-        return {n: base[n] + torch.tensordot(columns[:, i], vectors[n], 1) for i, n in enumerate(names)}
 
-    for _ in progress(range(steps)):
-        # Leaves cut the graph at the merged weights: the encoder's backward runs once a task, the merge's once.
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in merged().items()}
-        for task in tasks.values():
-            index = torch.randint(len(task.images), (batch,), generator=generator)
-            images = to_unit(task.images[index]).to(device)
-            logits = functional_call(task.classifier, {f"encoder.{n}": t for n, t in leaves.items()}, (images,))
-            probabilities = logits.log_softmax(1)
-            (-(probabilities.exp() * probabilities).sum(1).mean()).backward()
-        optimiser.zero_grad(set_to_none=True)
-        outputs = merged()
-        used = [name for name in names if leaves[name].grad is not None]
-        torch.autograd.backward([outputs[n] for n in used], [leaves[n].grad for n in used])
-        optimiser.step()
-        with torch.no_grad():
-            weights.clamp_(0, 1)
-    result = {name: tensor.clone() for name, tensor in pretrained.items()}
-    with torch.no_grad():
-        result |= {name: tensor.to(pretrained[name].dtype).cpu() for name, tensor in merged().items()}
-    learned = weights.detach().cpu()
-    return result, {"coefficients": {task: learned[i].tolist() for i, task in enumerate(tasks)}}
+@register("adamerging_plus", data="unlabelled")
+def adamerging_plus(
+    pretrained: Tensors,
+    finetuned: Mapping[str, Tensors],
+    tasks: Mapping[str, Adaptation],
+    seed: int,
+    progress: Progress = iter,
+    *,
+    keep: Share = 0.2,
+    coefficients: Coefficients = "layer",
+    initial: Share = 0.3,
+    lr: Rate = 1e-3,
+    steps: Steps = 500,
+    batch: Count = 16,
+) -> Merged:
+    """AdaMerging++: AdaMerging on the task vectors that TIES leaves, trimmed and of the elected sign.
+
+    Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024, section 3.3. With every
+    coefficient equal to λ it is TIES' sum.
+
+    Args:
+        pretrained: θ_0.
+        finetuned: task → θ_t.
+        tasks: task → what may be seen of it.
+        seed: of the draws of batches.
+        progress: wraps the steps.
+        keep: share of each task vector's entries that TIES keeps, over the whole model.
+        coefficients: as in :func:`adamerging`, and so the rest.
+        initial: first value of every coefficient.
+        lr: Adam's learning rate.
+        steps: of Adam.
+        batch: images a task a step.
+    """
+    options = {"coefficients": coefficients, "initial": initial, "lr": lr, "steps": steps, "batch": batch}
+    ordered = {task: finetuned[task] for task in tasks}
+    limits = thresholds(pretrained, ordered, seed, keep=keep)["thresholds"]
+    vectors = {}
+    for name, parts in task_vectors(pretrained, ordered):
+        stacked = torch.stack([trim(part, limit) for part, limit in zip(parts, limits, strict=True)])
+        vectors[name] = stacked.where(stacked.sign() == stacked.sum(0).sign(), 0)
+    generator = torch_generator(seed, "adamerging")
+    return learn(pretrained, vectors, tasks, generator, progress, sigmoid=False, **options)  # type: ignore[arg-type]
+
+
+@register("sigmoid_weighted", data="unlabelled")
+def sigmoid_weighted(
+    pretrained: Tensors,
+    finetuned: Mapping[str, Tensors],
+    tasks: Mapping[str, Adaptation],
+    seed: int,
+    progress: Progress = iter,
+    *,
+    coefficients: Coefficients = "task",
+    initial: Annotated[float, Range(0.001, 0.999)] = 0.3,
+    lr: Rate = 1e-2,
+    steps: Steps = 500,
+    batch: Count = 16,
+) -> Merged:
+    """Sigmoid-weighted averaging: AdaMerging with λ = sigmoid(w), w free, in place of the clamp to [0, 1].
+
+    Our reading of the name; the objective is that of Yang et al., ICLR 2024, eq. 5–7.
+
+    Args:
+        pretrained: θ_0.
+        finetuned: task → θ_t.
+        tasks: task → what may be seen of it.
+        seed: of the draws of batches.
+        progress: wraps the steps.
+        coefficients: one per ``task``, or one per ``layer`` (tensor) and task.
+        initial: first value of every λ; w starts at its logit.
+        lr: Adam's learning rate for w.
+        steps: of Adam.
+        batch: images a task a step.
+    """
+    options = {"coefficients": coefficients, "initial": initial, "lr": lr, "steps": steps, "batch": batch}
+    vectors = plain_vectors(pretrained, finetuned, tasks)
+    generator = torch_generator(seed, "sigmoid_weighted")
+    return learn(pretrained, vectors, tasks, generator, progress, sigmoid=True, **options)  # type: ignore[arg-type]

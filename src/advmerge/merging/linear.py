@@ -1,29 +1,116 @@
-"""Averages and sums of task vectors."""
+"""Averages, sums and arcs of models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from advmerge.merging import register
+from advmerge.errors import StudyError
+from advmerge.merging import PerTask, Place, Scale, Share, register
 
 
-@register("average")
-def average(pretrained: Tensor, finetuned: Sequence[Tensor]) -> Tensor:
-    """Weight averaging: (1/T) Σ_t θ_t. Wortsman et al., "Model soups", ICML 2022 (uniform soup)."""
-    del pretrained  # the mean of the θ_t equals θ_0 plus the mean task vector
-    return torch.stack(list(finetuned)).mean(0)
+def total(vectors: Iterable[Tensor]) -> Tensor:
+    """Σ_t of the vectors, one at a time; the first is overwritten."""
+    parts = iter(vectors)
+    summed = next(parts)
+    for part in parts:
+        summed += part
+    return summed
 
 
-@register("task_arithmetic")
-def task_arithmetic(pretrained: Tensor, finetuned: Sequence[Tensor], *, scale: float) -> Tensor:
-    """Task arithmetic: θ_0 + λ Σ_t τ_t. Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023.
+def combine(
+    pretrained: Tensor,
+    finetuned: Sequence[Tensor],
+    scale: float,
+    sparsify: Callable[[int, Tensor], Tensor] | None = None,
+    consensus: Callable[[Iterator[Tensor]], Tensor] = total,
+) -> Tensor:
+    """θ_0 + scale · consensus over t of sparsify(t, τ_t): what most methods on task vectors are.
 
     Args:
         pretrained: θ_0.
         finetuned: θ_t.
         scale: λ.
+        sparsify: the task's index and τ_t → what of τ_t takes part; all of it where None. It may overwrite τ_t.
+        consensus: vectors → one; their sum where not given.
     """
-    return pretrained + scale * torch.stack([expert - pretrained for expert in finetuned]).sum(0)
+    vectors = (expert - pretrained for expert in finetuned)
+    chosen = vectors if sparsify is None else (sparsify(index, vector) for index, vector in enumerate(vectors))
+    return consensus(chosen).mul_(scale).add_(pretrained)
+
+
+@register("average", elementwise=True)
+def average(pretrained: Tensor, finetuned: Sequence[Tensor], place: Place) -> Tensor:
+    """Weight averaging: (1/T) Σ_t θ_t. Wortsman et al., "Model soups", ICML 2022 (uniform soup)."""
+    del pretrained, place  # the mean of the θ_t equals θ_0 plus the mean task vector
+    return total([finetuned[0].clone(), *finetuned[1:]]) / len(finetuned)
+
+
+@register("weighted", elementwise=True)
+def weighted(pretrained: Tensor, finetuned: Sequence[Tensor], place: Place, *, weights: PerTask) -> Tensor:
+    """Fixed weights: θ_0 + Σ_t w_t τ_t. Matena & Raffel, NeurIPS 2022, and Wortsman et al., ICML 2022, use such sums.
+
+    Args:
+        pretrained: θ_0.
+        finetuned: θ_t.
+        place: names the tasks.
+        weights: task → w_t, or the w_t in the tasks' order; 0 leaves a task out. In a study, a mapping: a list is
+            a grid there.
+
+    Raises:
+        StudyError: there is not exactly one weight a task.
+    """
+    if isinstance(weights, Mapping):
+        if set(weights) != set(place.tasks):
+            raise StudyError(f"weights: are for {', '.join(weights)}, the tasks are {', '.join(place.tasks)}")
+        values = [weights[task] for task in place.tasks]
+    else:
+        values = list(weights)
+        if len(values) != len(place.tasks):
+            raise StudyError(f"weights: {len(values)} of them for {len(place.tasks)} tasks")
+    return combine(pretrained, finetuned, 1, lambda index, vector: vector.mul_(values[index]))
+
+
+@register("task_arithmetic", elementwise=True)
+def task_arithmetic(pretrained: Tensor, finetuned: Sequence[Tensor], place: Place, *, scale: Scale) -> Tensor:
+    """Task arithmetic: θ_0 + λ Σ_t τ_t. Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023.
+
+    Args:
+        pretrained: θ_0.
+        finetuned: θ_t.
+        place: not used.
+        scale: λ; 0.3 in the paper.
+    """
+    del place
+    return combine(pretrained, finetuned, scale)
+
+
+@register("slerp")
+def slerp(pretrained: Tensor, finetuned: Sequence[Tensor], place: Place, *, fraction: Share = 0.5) -> Tensor:
+    """SLERP of two models: sin((1−f)Ω)/sin Ω · θ_1 + sin(fΩ)/sin Ω · θ_2, Ω the angle between the two tensors.
+
+    Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, applied to each tensor's weights as a
+    vector, as mergekit has it. Where the two are parallel or one is zero it is the straight line between them.
+
+    Args:
+        pretrained: not used.
+        finetuned: θ_1 and θ_2.
+        place: names the tasks.
+        fraction: f, the way from the first to the second.
+
+    Raises:
+        StudyError: there are not two experts.
+    """
+    del pretrained
+    if len(finetuned) != 2:
+        raise StudyError(f"merging method 'slerp' joins two experts, not {len(place.tasks)}")
+    one, two = finetuned
+    lengths = one.double().norm() * two.double().norm()
+    cosine = float((one.double() * two.double()).sum() / lengths) if lengths > 0 else 1.0
+    angle = torch.arccos(torch.tensor(max(-1.0, min(1.0, cosine)), dtype=torch.float64))
+    sine = float(angle.sin())
+    if sine < 1e-6:
+        return torch.lerp(one, two, fraction)
+    return one * float(((1 - fraction) * angle).sin() / sine) + two * float((fraction * angle).sin() / sine)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from advmerge.merging import Count, Rate, Steps
 from advmerge.models import Surgery
 from advmerge.seeding import torch_generator
 
@@ -19,10 +20,10 @@ def operate(
     task: str,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     *,
-    rank: int = 16,
-    steps: int = 500,
-    lr: float = 1e-3,
-    batch: int = 16,
+    rank: Count = 16,
+    steps: Steps = 500,
+    lr: Rate = 1e-3,
+    batch: Count = 16,
 ) -> tuple[Surgery, dict[str, float]]:
     """Train one task's surgery module to pull the merged features onto the expert's.
 

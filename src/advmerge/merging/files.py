@@ -1,0 +1,218 @@
+"""Safetensors read lazily and written tensor by tensor, so that a merge never holds more than it merges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from advmerge.artifacts import KEY, canonical, replacing
+from advmerge.errors import StudyError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The format's name of a type → torch's."""
+
+PICKLES = (b"PK\x03\x04", b"\x80")
+"""How a checkpoint of ``torch.save`` begins: a zip archive, or a bare pickle."""
+
+
+class Lazy(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for and forgotten by us at once.
+
+    Read, not mapped: a map keeps every page that was ever touched in memory, and faults cost more than copies.
+
+    Attributes:
+        path: of the file.
+        specification: name → (type, shape), in the order in which the tensors lie in the file.
+        metadata: the file's own, text → text.
+
+    Raises:
+        StudyError: the file is missing, a pickle, or not safetensors.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise StudyError(f"{path}: no such file")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                self.metadata: dict[str, str] = dict(file.metadata() or {})
+                slices = {name: file.get_slice(name) for name in file.offset_keys()}
+                self.specification = {
+                    name: (DTYPES[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()
+                }
+        except KeyError as error:
+            raise StudyError(f"{path}: holds tensors of the type {error}, which torch lacks") from None
+        except Exception as error:  # safetensors raises types of its own for damaged files
+            with self.path.open("rb") as file:
+                if file.read(4).startswith(PICKLES):
+                    raise StudyError(
+                        f"{path}: is a pickle, which runs code when it is read; convert it to safetensors first"
+                    ) from None
+            raise StudyError(f"{path}: not a readable safetensors file ({error})") from error
+        self._file = self.path.open("rb", buffering=0)
+        length = int.from_bytes(self._file.read(8), "little")
+        header = json.loads(self._file.read(length))
+        self._offsets = {name: 8 + length + header[name]["data_offsets"][0] for name in self.specification}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.specification:
+            raise KeyError(name)
+        shape = torch.Size(self.specification[name][1])
+        return self.piece(name, 0, shape.numel()).view(shape)
+
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Entries ``start`` to ``stop`` of a tensor's flat form.
+
+        Raises:
+            StudyError: the file has become shorter than it was.
+        """
+        dtype, _ = self.specification[name]
+        found = torch.empty(stop - start, dtype=dtype)
+        room = found.view(torch.uint8).numpy().data
+        self._file.seek(self._offsets[name] + start * dtype.itemsize)
+        if self._file.readinto(room) != room.nbytes:
+            raise StudyError(f"{self.path}: ends within the tensor '{name}'")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.specification)
+
+    def __len__(self) -> int:
+        return len(self.specification)
+
+
+def specification(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Name → (type, shape) of each tensor; nothing is read where they lie in a file."""
+    if isinstance(tensors, Lazy):
+        return tensors.specification
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def piece(tensors: Mapping[str, Tensor], name: str, start: int, stop: int) -> Tensor:
+    """Entries ``start`` to ``stop`` of a tensor's flat form; no more than these are read where it lies in a file."""
+    if isinstance(tensors, Lazy):
+        return tensors.piece(name, start, stop)
+    return tensors[name].reshape(-1)[start:stop]
+
+
+def floating(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that are merged: those of floating type."""
+    return [name for name, (dtype, _) in specification(tensors).items() if dtype.is_floating_point]
+
+
+def write_like(
+    path: Path | str, template: Lazy, tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file one tensor after the other, whole or not at all.
+
+    Args:
+        path: of the new file.
+        template: a file whose tensors' names, types, shapes and order the new one takes.
+        tensors: name and tensor, in that order.
+        metadata: of the file; equal metadata and tensors give equal bytes.
+
+    Raises:
+        StudyError: the file cannot be written.
+        ValueError: the tensors are not those of the template.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    for name, (dtype, shape) in template.specification.items():
+        start, end = end, end + torch.Size(shape).numel() * dtype.itemsize
+        header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors' bytes are aligned
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        wanted = iter(template.specification.items())
+        for name, tensor in tensors:
+            if (name, (tensor.dtype, tuple(tensor.shape))) != next(wanted, None):
+                raise ValueError(f"'{name}' is not the tensor that the file's header announces")
+            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        if next(wanted, None) is not None:
+            raise ValueError("the tensors end before those of the file's header")
+
+
+def by_name(paths: Iterable[Path | str]) -> dict[str, Path]:
+    """Files by their names without the suffix, or by their whole paths where two have the same name.
+
+    Raises:
+        StudyError: a file is given twice.
+    """
+    files = [Path(path) for path in paths]
+    twice = len({file.stem for file in files}) < len(files)
+    named = {str(file) if twice else file.stem: file for file in files}
+    if len(named) < len(files):
+        raise StudyError("an expert is given twice")
+    return named
+
+
+def merge_files(
+    method: str,
+    pretrained: Path | str,
+    experts: Mapping[str, Path | str] | Iterable[Path | str],
+    output: Path | str,
+    *,
+    seed: int = 0,
+    task: str | None = None,
+    **options: Any,
+) -> None:
+    """Merge safetensors checkpoints by a method that needs no data, tensor by tensor.
+
+    >>> merge_files("ties", "p.safetensors", ["a.safetensors", "b.safetensors"], "m.safetensors",
+    ...             keep=0.2, scale=1.0)  # doctest: +SKIP
+
+    Args:
+        method: a name of :data:`advmerge.merging.MODULES`.
+        pretrained: the checkpoint that the experts were fine-tuned from.
+        experts: name → checkpoint; or checkpoints, which go by their files' names without the suffix.
+        output: the merged checkpoint: the pretrained one's names, types, shapes and metadata, and how it was made.
+        seed: of a random method's draws.
+        task: of a method that answers per task, the expert whose task the checkpoint answers.
+        options: of the method, one value each.
+
+    Raises:
+        StudyError: one sentence on what is wrong with the method, an option or a file.
+    """
+    from advmerge.merging import method as find
+    from advmerge.merging.engine import stream
+
+    named = (
+        {str(name): Path(path) for name, path in experts.items()} if isinstance(experts, Mapping) else by_name(experts)
+    )
+    if find(method).per_task and task is None:
+        raise StudyError(f"merging method '{method}' makes a model a task: give the task, one of: {', '.join(named)}")
+    for path in (pretrained, *named.values()):
+        if Path(output).resolve() == Path(path).resolve():
+            raise StudyError(f"{output}: is one of the models that are merged; write to another file")
+    base = Lazy(pretrained)
+    opened = {name: Lazy(path) for name, path in named.items()}
+    ours = json.loads(base.metadata.get(KEY, "{}"))
+    made = {"method": method, "options": options, "seed": seed, "task": task, "experts": list(named)}
+    kept = {"backbone": ours["backbone"]} if "backbone" in ours else {}
+    metadata = base.metadata | {KEY: canonical({"rule": "merge", "slice": made, **kept})}
+    write_like(output, base, stream(method, base, opened, seed=seed, task=task, **options), metadata)  # type: ignore[arg-type]
