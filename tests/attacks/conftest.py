@@ -7,9 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 from victims import Victim
+
+from advmerge.models import Normalise
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,11 +23,28 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def trained(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(images)).split(50):
+            loss = functional.cross_entropy(model(images[rows]), labels[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    model.eval().requires_grad_(False)
+
+
 @pytest.fixture(scope="session")
-def victim(one_thread: None) -> Victim:
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
     data, target = load_digits(return_X_y=True)
     images = torch.tensor(data.reshape(-1, 1, 8, 8) * 255 / 16).round().float() / 255
     labels = torch.tensor(target)
+    return images, labels
+
+
+@pytest.fixture(scope="session")
+def victim(one_thread: None, digits: tuple[torch.Tensor, torch.Tensor]) -> Victim:
+    images, labels = digits
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(
@@ -35,12 +55,28 @@ def victim(one_thread: None) -> Victim:
             nn.Flatten(),
             nn.Linear(32 * 16, 10),
         )
-        optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-        for _ in range(8):
-            for rows in torch.randperm(1500).split(50):
-                loss = functional.cross_entropy(model(images[rows]), labels[rows])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-    model.eval().requires_grad_(False)
+        trained(model, images[:1500], labels[:1500], 8)
+    return Victim(model, images[1500:1620], labels[1500:1620])
+
+
+@pytest.fixture(scope="session")
+def transformer(one_thread: None, digits: tuple[torch.Tensor, torch.Tensor]) -> Victim:
+    """A vision transformer inside a classifier, as in a study."""
+    images, labels = digits
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vit = VisionTransformer(
+            img_size=8,
+            patch_size=2,
+            in_chans=1,
+            embed_dim=32,
+            depth=2,
+            num_heads=2,
+            mlp_ratio=2,
+            class_token=False,
+            global_pool="avg",
+            num_classes=10,
+        )
+        model = nn.Sequential(Normalise([0.5], [0.5]), vit)
+        trained(model, images[:1500], labels[:1500], 8)
     return Victim(model, images[1500:1620], labels[1500:1620])

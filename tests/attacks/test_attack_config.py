@@ -16,7 +16,35 @@ from advmerge.attacks import check, module_of, resolve
 from advmerge.attacks.bridge import art_classifier, check_budget, seeded
 from advmerge.errors import StudyError
 
-OURS = ["BatchedAutoPGD", "BatchedCarliniL2", "BatchedDeepFool", "UniformNoise"]
+OURS = [
+    "Admix",
+    "AutoPGDTargeted",
+    "BatchedAutoPGD",
+    "BatchedCarliniL2",
+    "BatchedCarliniLInf",
+    "BatchedDeepFool",
+    "BatchedSquare",
+    "BatchedUniversal",
+    "DIFGSM",
+    "FastAdaptiveBoundary",
+    "IterativeFGSM",
+    "NIFGSM",
+    "PGN",
+    "PNAPatchOut",
+    "SIFGSM",
+    "StandardAutoAttack",
+    "TGR",
+    "TIFGSM",
+    "UniformNoise",
+    "VMIFGSM",
+]
+
+
+def test_ours_are_all_listed_here() -> None:
+    with pytest.raises(StudyError) as caught:
+        resolve("Nonsense")
+    listed = str(caught.value).partition("choose one of: ")[2].split(", ")
+    assert sorted(set(listed) - set(dir(art.attacks.evasion))) == OURS
 
 
 @pytest.mark.parametrize("method", OURS)
@@ -58,6 +86,14 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("BatchedDeepFool", {"nb_grads": 3}),
     ("BatchedCarliniL2", {"confidence": 1}),
     ("BatchedAutoPGD", {"eps": 0.03, "norm": "inf", "loss_type": "difference_logits_ratio"}),
+    ("NIFGSM", {"eps": 0.03}),
+    ("IterativeFGSM", {"eps": 0.03, "eps_step": 0.01, "nesterov": True, "diversity": 0.5, "scales": 5}),
+    ("PNAPatchOut", {"eps": 0.03}),
+    ("TGR", {"eps": 0.03}),
+    ("AutoPGDTargeted", {"eps": 3.0, "norm": 2}),
+    ("StandardAutoAttack", {"eps": 0.03}),
+    ("BatchedCarliniLInf", {}),
+    ("FastAdaptiveBoundary", {"norm": 2}),
 ]
 
 
@@ -113,6 +149,36 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("BatchedAutoPGD", {"eps": 0.1, "nb_random_init": 0}, "nb_random_init"),
     ("BatchedAutoPGD", {"eps": 0.1, "rho": 0}, "rho"),
     ("BatchedAutoPGD", {"eps": 0.1, "max_iter": 0}, "max_iter"),
+    ("NIFGSM", {}, "eps must be a number .* not None"),
+    ("NIFGSM", {"eps": 0.1, "eps_step": 0.3}, "eps_step is 0.3, more than the whole ball of eps 0.1"),
+    ("NIFGSM", {"eps": 0.1, "eps_step": 0}, "eps_step must be a number above 0"),
+    ("NIFGSM", {"eps": 0.1, "decay": -1}, "decay must be a number of at least 0"),
+    ("NIFGSM", {"eps": 0.1, "nesterov": True}, "unknown option of NIFGSM 'nesterov'"),
+    ("DIFGSM", {"eps": 0.1, "diversity": 1.5}, "diversity and resize must be at most 1"),
+    ("DIFGSM", {"eps": 0.1, "resize": 0}, "resize must be a number above 0"),
+    ("TIFGSM", {"eps": 0.1, "kernel_size": 4}, "kernel_size must be odd, not 4"),
+    ("SIFGSM", {"eps": 0.1, "scales": 0}, "scales must be a whole number of at least 1"),
+    ("VMIFGSM", {"eps": 0.1, "neighbours": 0}, "neighbours must be a whole number of at least 1"),
+    ("VMIFGSM", {"eps": 0.1, "beta": -1}, "beta must be"),
+    ("Admix", {"eps": 0.1, "mixes": 0}, "mixes must be a whole number of at least 1"),
+    ("Admix", {"eps": 0.1, "portion": -0.2}, "portion must be"),
+    ("PGN", {"eps": 0.1, "balance": 1.5}, "balance must be at most 1"),
+    ("PGN", {"eps": 0.1, "zeta": -1}, "zeta must be"),
+    ("IterativeFGSM", {"eps": 0.1, "mixes": -1}, "mixes must be a whole number of at least 0"),
+    ("IterativeFGSM", {"eps": 0.1, "nesterov": 1}, "nesterov must be bool, not 1"),
+    ("PNAPatchOut", {"eps": 0.1, "share": 1.5}, "share must be at most 1"),
+    ("PNAPatchOut", {"eps": 0.1, "spread": -1}, "spread must be"),
+    ("TGR", {"eps": 0.1, "max_iter": 0}, "max_iter"),
+    ("AutoPGDTargeted", {"eps": 0.1, "norm": 1}, "norm must be inf or 2, not 1"),
+    ("AutoPGDTargeted", {"eps": 0.1, "nb_targets": 0}, "nb_targets"),
+    ("BatchedSquare", {"eps": 0.1, "p_init": 1.1}, "p_init must be at most 1"),
+    ("StandardAutoAttack", {"eps": 0.1, "queries": 0}, "queries must be a whole number"),
+    ("StandardAutoAttack", {"eps": 8}, r"eps is 8, but pixels are in \[0, 1\]"),
+    ("BatchedUniversal", {"eps": 0.1, "cutoff": 0}, "cutoff must be"),
+    ("FastAdaptiveBoundary", {"norm": 1}, "norm must be inf or 2, not 1"),
+    ("FastAdaptiveBoundary", {"beta": 0}, "beta must be"),
+    ("BatchedCarliniLInf", {"search_steps": 0}, "search_steps"),
+    ("BatchedCarliniLInf", {"learning_rate": 0}, "learning_rate"),
 ]
 
 
@@ -128,6 +194,13 @@ def test_loss_with_three_logits_refuses_two_classes() -> None:
     classifier = art_classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2), 2)
     with pytest.raises(ValueError, match="at least three classes"):
         resolve("BatchedAutoPGD")(classifier, eps=0.1, loss_type="difference_logits_ratio")
+
+
+@pytest.mark.parametrize("method", ["AutoPGDTargeted", "StandardAutoAttack"])
+def test_loss_with_four_logits_refuses_three_classes(method: str) -> None:
+    classifier = art_classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), (1, 2, 2), 3)
+    with pytest.raises(ValueError, match="at least four classes"):
+        resolve(method)(classifier, eps=0.1)
 
 
 def test_ours_refuse_a_classifier_whose_preprocessing_they_would_skip() -> None:

