@@ -152,6 +152,13 @@ def test_cells_zip_lists_with_the_budgets(content: dict[str, Any]) -> None:
     assert cells["deepfool"].eps is None
 
 
+def test_a_budget_in_another_norm_is_an_option_and_no_linf_budget(content: dict[str, Any]) -> None:
+    entry = {"method": "ProjectedGradientDescent", "norm": 2, "eps": 1.5, "eps_step": 0.3, "max_iter": 3}
+    cell = Study.model_validate(change(content, "attacks/pgd_l2", entry)).cells()["pgd_l2"]
+    assert cell.eps is None
+    assert cell.options["eps"] == 1.5
+
+
 def changed_artifacts(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     """Rules of the artifacts whose slice differs between two studies."""
     old, new = (Study.model_validate(content).artifacts() for content in (before, after))

@@ -255,7 +255,8 @@ class Study(Section):
                             raise ValueError(f"attacks.{attack}.{key}: {len(value)} values for {count} of eps")
                         value = value[index]
                     point[key] = value
-                eps = point.get("eps")
+                # Of budgets, only those in L∞ are compared; another norm's stays an option of its attack.
+                eps = point.get("eps") if str(point.get("norm", "inf")) == "inf" else None
                 if eps is not None and (isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps <= 1):
                     raise ValueError(f"attacks.{attack}.eps: {eps!r} is not a budget in (0, 1] of the pixel range")
                 name = attack if eps is None else f"{attack}_eps{eps * DENOMINATOR:.4g}".replace(".", "p")
@@ -373,13 +374,30 @@ class Study(Section):
             },
         }
 
-    def report_files(self) -> list[str]:
-        """Every table and figure under reports/<study>."""
-        from advmerge.figures import FORMATS
-        from advmerge.statistics import TABLES
+    def claims_slice(self) -> dict[str, Any]:
+        """What the verdicts on claims depend on, beside the outcomes and the claims: ``names`` for claims.Names."""
+        order = self.report_slice()["order"]
+        return {
+            "seed": self.seed,
+            "statistics": self.statistics.model_dump(),
+            "names": {
+                **{axis: order[axis] for axis in ("tasks", "surrogates", "attacks", "targets", "controls")},
+                "eps": sorted({cell.eps for cell in self.cells().values() if cell.eps is not None}),
+                "joint": ["multitask"],
+                "bases": {name: entry["base"] for name, entry in self.merging.items() if "base" in entry},
+            },
+        }
 
-        return [f"{self.reports}/tables/{name}" for name in TABLES] + [
-            f"{self.reports}/figures/{name}.{form}" for name in (*self.drawn, "gallery") for form in FORMATS
+    def report_files(self) -> list[str]:
+        """Every table and figure under reports/<study>, and the verdicts."""
+        from advmerge import claims, comparison, statistics
+        from advmerge.figures import FORMATS
+
+        tables = [*statistics.TABLES, *comparison.TABLES, *claims.TABLES]
+        return [
+            *(f"{self.reports}/tables/{name}" for name in tables),
+            f"{self.reports}/claims.json",
+            *(f"{self.reports}/figures/{name}.{form}" for name in (*self.drawn, "gallery") for form in FORMATS),
         ]
 
     @property

@@ -30,7 +30,8 @@ def main() -> None:
             batch_size=batch,
             progress=progress(f"attack {config['task']} {config['surrogate']} {config['name']}"),
         )
-        check_budget(clean, adversarial, config["eps"], config["options"].get("norm", "inf"))
+        options = config["options"]
+        check_budget(clean, adversarial, options.get("eps"), options.get("norm", "inf"))
         clean_prediction, clean_margin = answers(model, clean, labels, batch)
         prediction, margin = answers(model, adversarial, labels, batch)
         zero_gradients = zero_gradient_share(model, clean, labels, batch)
