@@ -22,7 +22,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("src", "workflow", "profiles", "studies", "envs", "Snakefile", "params.yaml")
+PARTS = ("src", "workflow", "profiles", "studies", "envs", "Snakefile", "params.yaml", "claims.yaml")
 
 
 def copy_checkout(folder: Path) -> None:

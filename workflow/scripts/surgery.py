@@ -14,11 +14,11 @@ def main() -> None:
     base = Model(args["base"])
     place = device()
     normalise = Normalise(base.backbone["mean"], base.backbone["std"])
-    merged = nn.Sequential(normalise, base.encoder()).to(place)
-    tensors, facts = dict(base.state), {}
+    tensors, facts = dict(base.tensors), {}
     with work():
         for task, path in args["finetuned"].items():
             images = load_tensors(args["data"][task])[0]["adapt_images"]
+            merged = nn.Sequential(normalise, base.encoder(task)).to(place)
             expert = nn.Sequential(normalise, Model(path).encoder()).to(place)
             features = predict(merged, images, 256), predict(expert, images, 256)
             report = progress(f"surgery {config['name']} {task}")

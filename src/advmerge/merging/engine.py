@@ -11,6 +11,7 @@ from torch import Tensor
 from advmerge.errors import StudyError, unknown
 from advmerge.merging import Adaptation, Place, check_options, method
 from advmerge.merging.files import Lazy, floating, piece, specification
+from advmerge.merging.linear import total
 from advmerge.merging.selection import CHUNK
 from advmerge.models import PER_TASK, pack_mask
 
@@ -134,14 +135,14 @@ def by_pieces(
     """What an elementwise method makes of a tensor, in pieces that stay in the cache until they are merged."""
     dtype, shape = specification(pretrained)[place.name]
     merged = torch.empty(shape, dtype=dtype)
+    models = {"the pretrained model": pretrained} | {f"expert '{task}'": tensors for task, tensors in finetuned.items()}
     for start in range(0, merged.numel(), CHUNK):
         stop = min(start + CHUNK, merged.numel())
-
-        def part(whose: str, tensors: Tensors) -> Tensor:
-            return finite(piece(tensors, place.name, start, stop).float(), whose, place.name)  # noqa: B023
-
-        base = part("the pretrained model", pretrained)
-        experts = [part(f"expert '{task}'", tensors) for task, tensors in finetuned.items()]
+        base, *experts = (piece(tensors, place.name, start, stop).float() for tensors in models.values())
+        # One look at the sum of all sums; which of them is not finite is asked only when one is not.
+        if not torch.isfinite(total(part.sum() for part in (base, *experts))):
+            for whose, part in zip(models, (base, *experts), strict=True):
+                finite(part, whose, place.name)
         merged.view(-1)[start:stop] = function(base, experts, place, **options)
     return merged
 

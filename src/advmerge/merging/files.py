@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ class Lazy(Mapping[str, Tensor]):
                     ) from None
             raise StudyError(f"{path}: not a readable safetensors file ({error})") from error
         self._file = self.path.open("rb", buffering=0)
+        weakref.finalize(self, self._file.close)
         length = int.from_bytes(self._file.read(8), "little")
         header = json.loads(self._file.read(length))
         self._offsets = {name: 8 + length + header[name]["data_offsets"][0] for name in self.specification}
