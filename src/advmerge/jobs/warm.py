@@ -2,7 +2,7 @@
 
     python warm.py SOCKET PARENT_PID
 
-Only third-party libraries are imported here; the children import ``advmerge`` itself, so that what runs is what lies
+Of ``advmerge`` only the search for GPUs is imported here; the children import the rest, so that what runs is what lies
 on disk. CUDA is never touched before the fork. It ends, and its children with it, when the process PARENT_PID does
 (a killed Snakemake leaves nothing running), and a child is killed when its client goes away.
 """
@@ -18,6 +18,10 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from advmerge.jobs.gpu import visible
 
 
 def import_heavy() -> None:
@@ -86,6 +90,9 @@ def serve(address: str, parent: int) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the clients, and through them the children
 
+    # nvidia-smi takes up to a second: asked once here, not once a job.
+    if devices := visible():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     ready = False
     try:
         while os.getppid() == parent:
@@ -142,5 +149,4 @@ def serve(address: str, parent: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     serve(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,138 @@
+"""How jobs are run: the same through the warm process and without it, and none outlives who wanted it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from advmerge.jobs import session
+
+LAUNCH = Path(session.__file__).with_name("launch.py")
+
+
+@pytest.fixture(scope="module", params=["warm", "cold"])
+def mode(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "warm":
+        session.start_warm_process()
+    yield request.param
+    session.stop_warm_process()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    return tmp_path / "job.py"
+
+
+def start(script: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-IS", str(LAUNCH), "--log", str(script.with_suffix(".log")), str(script), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=script.parent)
+
+
+def test_output_goes_to_the_log_and_reports_to_both(mode: str, script: Path) -> None:
+    script.write_text("import sys, os; print('said', *sys.argv[1:], os.getcwd()); print('reported', file=sys.stderr)")
+    job = start(script, "a b", '{"c": 1}')
+    out, err = job.communicate(timeout=60)
+    assert (job.returncode, out, err) == (0, "", "reported\n")
+    assert script.with_suffix(".log").read_text() == f'said a b {{"c": 1}} {script.parent}\nreported\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        ("raise SystemExit(7)", 7, ""),
+        ("raise KeyError('x')", 1, "KeyError: 'x'"),
+        ("from advmerge.script import run\nfrom advmerge.errors import StudyError\n"
+         "def main(): raise StudyError('key k: wrong')\nrun(main)", 1, "error: key k: wrong\n"),
+        ("from advmerge.script import run\ndef main(): open('/nowhere/x')\nrun(main)", 1,
+         "error: /nowhere/x: No such file or directory\n"),
+    ],
+)  # fmt: skip
+def test_failures_keep_their_code_and_words(mode: str, script: Path, body: str, code: int, words: str) -> None:
+    script.write_text(body)
+    job = start(script)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == code
+    assert err.endswith(words) if words.startswith("error") else words in err
+    assert ("Traceback" in err) == ("KeyError" in words)
+    assert words in script.with_suffix(".log").read_text()
+
+
+def test_what_lies_on_disk_is_what_runs(mode: str, script: Path) -> None:
+    for word in ("one", "two"):
+        script.with_name("helper.py").write_text(f"WORD = '{word}'")
+        script.write_text("import helper; print(helper.WORD)")
+        assert start(script).wait(60) == 0
+        assert script.with_suffix(".log").read_text() == f"{word}\n"
+        # the compiled helper of the first round must not be taken for the second's
+        for compiled in script.parent.rglob("*.pyc"):
+            compiled.unlink()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within ten seconds; one that nobody has waited for yet has ended too."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_killed_client_takes_its_job_along(mode: str, script: Path) -> None:
+    script.write_text(
+        "import os, time; open('pid', 'w').write(str(os.getpid())); os.rename('pid', 'ready'); time.sleep(300)"
+    )
+    job = start(script)
+    ready = script.with_name("ready")
+    for _ in range(600):
+        if ready.exists():
+            break
+        time.sleep(0.1)
+    pid = int(ready.read_text())
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    assert gone(pid)
+
+
+def test_a_job_says_what_it_cost(mode: str, script: Path) -> None:
+    script.write_text(
+        "import time\nfrom advmerge.script import run, work\n"
+        "def burn(s):\n    end = time.process_time() + s\n    while time.process_time() < end: pass\n"
+        "def main():\n    with work(): burn(.2)\n    burn(.1)\nrun(main)"
+    )
+    assert start(script).wait(60) == 0
+    line = script.with_suffix(".log").read_text().splitlines()[-1]
+    assert line.startswith("cost {")
+    cost = json.loads(line.removeprefix("cost "))
+    assert 0.2 <= cost["work_s"] < 0.25
+    assert 0.3 <= cost["cpu_s"] < 0.6
+
+
+def test_the_warm_process_ends_with_its_parent(tmp_path: Path) -> None:
+    """A killed Snakemake leaves neither it nor its jobs behind."""
+    (tmp_path / "job.py").write_text("import os, time; open('job', 'w').write(str(os.getpid())); time.sleep(300)")
+    (tmp_path / "parent.py").write_text(
+        "import subprocess, sys, time\nfrom advmerge.jobs import session\n"
+        "session.start_warm_process(); open('warm', 'w').write(str(session._warm[0].pid))\n"
+        f"subprocess.Popen([sys.executable, '-IS', {str(LAUNCH)!r}, 'job.py']); time.sleep(300)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(LAUNCH.parents[2])}
+    parent = subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, env=environment)
+    for _ in range(600):
+        if (tmp_path / "job").exists() and (tmp_path / "job").read_text():
+            break
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    assert gone(int((tmp_path / "warm").read_text()))
+    assert gone(int((tmp_path / "job").read_text()))
