@@ -87,7 +87,11 @@ def test_the_embedded_study_is_the_grid_of_the_paper() -> None:
         ("controls/white_box", ["fgsm"], "controls.white_box: unknown attack 'fgsm'; choose one of: pgd, deepfool"),
         ("evaluation/images", 33, "evaluation.images: 33, but the task 'uci_digits' has 32 to attack"),
         ("statistics/confidence", 95, "statistics.confidence: input should be less than 1, got 95"),
-        ("surrogates", ["merged"], "surrogates.0: input should be 'pretrained' or 'finetuned', got 'merged'"),
+        (
+            "surrogates",
+            ["merged"],
+            "surrogates.0: input should be 'pretrained', 'finetuned' or 'multitask', got 'merged'",
+        ),
         ("gallery/attack", "pgd", "gallery.attack: unknown 'pgd'; choose one of: pgd_eps8, deepfool"),
         ("data/splits", {"train": 5}, "data.splits: lacks the split val, adapt, test, attack"),
     ],
@@ -142,6 +146,17 @@ def test_what_the_registries_refuse(content: dict[str, Any], key: str, value: An
         check(Study.model_validate(change(content, key, value)))
     assert str(error.value).startswith(words)
     assert "\n" not in str(error.value)
+
+
+def test_every_set_of_examples_is_made_once_and_faced_by_whom_it_concerns(content: dict[str, Any]) -> None:
+    content["surrogates"] = ["pretrained", "multitask"]
+    content["gallery"]["surrogate"] = "pretrained"
+    study = Study.model_validate(content)
+    assert study.surrogates_of("multitask", "pgd_eps8") == ["pretrained", "multitask"]
+    assert study.surrogates_of("weight_averaging", "pgd_eps8") == ["pretrained", "multitask", "weight_averaging"]
+    assert study.surrogates_of("weight_averaging", "deepfool") == ["pretrained", "multitask"]
+    made = list(study.surrogate_cells())
+    assert len(made) == len(set(made)) == 3 * (2 * 2 + 3)
 
 
 def test_cells_zip_lists_with_the_budgets(content: dict[str, Any]) -> None:

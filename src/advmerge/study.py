@@ -40,6 +40,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Options = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+Surrogate = Literal["pretrained", "finetuned", "multitask"]
 SplitSizes = dict[Literal["train", "val", "adapt", "test", "attack"], Positive]
 
 
@@ -129,7 +130,7 @@ class Evaluation(Section):
 class Gallery(Section):
     """Which examples the gallery shows: the surrogate they were crafted on, and the attack's cell."""
 
-    surrogate: Literal["pretrained", "finetuned"]
+    surrogate: Surrogate
     attack: str
 
 
@@ -163,7 +164,7 @@ class Study(Section):
     finetune: Finetune
     multitask: Finetune
     merging: Annotated[dict[str, Options], Field(min_length=1)]
-    surrogates: Annotated[list[Literal["pretrained", "finetuned"]], Field(min_length=1)]
+    surrogates: Annotated[list[Surrogate], Field(min_length=1)]
     attacks: Annotated[dict[str, Options], Field(min_length=1)]
     controls: Controls
     evaluation: Evaluation
@@ -210,6 +211,8 @@ class Study(Section):
                 raise ValueError(
                     f"evaluation.images: {self.evaluation.images}, but the task '{name}' has {has} to attack"
                 )
+        if len(set(self.surrogates)) < len(self.surrogates):
+            raise ValueError(f"surrogates: {', '.join(self.surrogates)}: one is listed twice")
         for name in self.controls.white_box:
             if name not in self.attacks:
                 raise ValueError(
@@ -269,6 +272,11 @@ class Study(Section):
     def white_box_cells(self) -> list[str]:
         """The cells that are crafted on each target too."""
         return [name for name, cell in self.cells().items() if cell.attack in self.controls.white_box]
+
+    def surrogates_of(self, target: str, cell: str) -> list[str]:
+        """Whose examples of an attack a target faces: every surrogate's, and its own where that is a control."""
+        own = cell in self.white_box_cells() and target not in self.surrogates
+        return [*self.surrogates, *([target] if own else [])]
 
     # ── paths ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -354,6 +362,7 @@ class Study(Section):
         chosen = self.cells()[cell]
         return {
             "target": target,
+            "merged": target in self.merging,
             "attack": chosen.attack,
             "eps": chosen.eps,
             "batch_size": self.evaluation.batch_size,
@@ -411,14 +420,12 @@ class Study(Section):
     # ── the whole grid ──────────────────────────────────────────────────────────────────────────────────────
 
     def surrogate_cells(self) -> Iterator[tuple[str, str, str]]:
-        """(task, surrogate, cell) of every set of adversarial examples, the white-box controls last."""
+        """(task, surrogate, cell) of every set of adversarial examples, each once."""
         for task in self.tasks:
-            for surrogate in self.surrogates:
-                for cell in self.cells():
+            for cell in self.cells():
+                faced = [name for target in self.targets for name in self.surrogates_of(target, cell)]
+                for surrogate in dict.fromkeys(faced):
                     yield task, surrogate, cell
-            for target in self.targets:
-                for cell in self.white_box_cells():
-                    yield task, target, cell
 
     def artifacts(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Every artifact of the study: path → (rule that makes it, slice it depends on)."""

@@ -50,7 +50,8 @@ def outcome_rows(
     """One row an image of one (task, surrogate, attack, target).
 
     Args:
-        names: the constant columns: task, surrogate, attack, eps, target.
+        names: the constant columns: task, surrogate, in_merge (is the surrogate one of the models merged into the
+            target), attack, eps, target.
         crafted: tensors of the adversarial artifact: ``index, label, clean_prediction, clean_margin, prediction,
             margin`` (of the surrogate) and ``l2, linf, changed``, each [n].
         clean: the target's clean answers on this task's attacked images, indexed by image: ``prediction, margin``.
@@ -65,6 +66,7 @@ def outcome_rows(
             "task": names["task"],
             "image": index.astype("int32"),
             "surrogate": names["surrogate"],
+            "in_merge": names["in_merge"],
             "attack": names["attack"],
             "eps": pd.Series(names["eps"], index=range(len(index)), dtype="float64"),
             "target": names["target"],

@@ -6,7 +6,7 @@ from pathlib import Path
 SCRIPTS = "workflow/scripts"
 sys.path.insert(0, str(Path(workflow.basedir, "src")))
 
-from advmerge import attacks, data, merging
+from advmerge import attacks, claims, comparison, data, merging, statistics
 from advmerge.artifacts import canonical
 from advmerge.errors import StudyError
 from advmerge.figures import FORMATS
@@ -18,6 +18,7 @@ try:
     study_file = str([*workflow.configfiles, "params.yaml"][0])
     study = load(study_file)
     if workflow.is_main_process:
+        claims.check(claims.load("claims.yaml"), claims.Names(**study.claims_slice()["names"]))
         prepare(study, study_file, touch="--touch" in sys.argv)
 except StudyError as error:
     sys.exit(f"error: {error}")
@@ -40,7 +41,7 @@ WITH_SURGERY = [name for name, entry in study.merging.items() if "base" in entry
 
 wildcard_constraints:
     task="|".join(study.tasks),
-    surrogate="|".join([*study.surrogates, *study.targets]),
+    surrogate="|".join(dict.fromkeys([*study.surrogates, *study.targets])),
     attack="|".join(study.cells()),
     model="|".join(["pretrained", "finetuned", *study.targets]),
     target="|".join(study.targets),
@@ -160,11 +161,10 @@ def clean_of_target(wildcards):
 
 def adversarial_sets(wildcards):
     """task/surrogate → the examples of this attack that the target faces, its own white-box ones among them."""
-    own = [wildcards.target] if wildcards.attack in study.white_box_cells() else []
     return {
         f"{task}/{surrogate}": ADVERSARIAL.format(task=task, surrogate=surrogate, attack=wildcards.attack)
         for task in study.tasks
-        for surrogate in [*study.surrogates, *own]
+        for surrogate in study.surrogates_of(wildcards.target, wildcards.attack)
     }
 
 
@@ -189,14 +189,16 @@ ALL_CLEAN = {model: CLEAN.format(model=model) for model in ("pretrained", "finet
 
 
 REPORT_CONFIG = canonical(study.report_slice())
+CLAIMS_CONFIG = canonical(study.claims_slice())
 GALLERY_SETS = {
     task: ADVERSARIAL.format(task=task, surrogate=study.gallery.surrogate, attack=study.gallery.attack)
     for task in study.tasks
 }
 
 
-def table_files():
-    return [path for path in study.report_files() if Path(path).parent.name == "tables"]
+def table_files(module):
+    """The tables that a module of the library says it makes."""
+    return [f"{REPORTS}/tables/{name}" for name in module.TABLES]
 
 
 def figure_files(name, caption):

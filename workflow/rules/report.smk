@@ -1,4 +1,4 @@
-# Tables and figures: queries on the outcomes.
+# Tables, tests, verdicts and figures: queries on the outcomes.
 
 
 rule tables:
@@ -7,7 +7,7 @@ rule tables:
         outcomes=f"{RESULTS}/outcomes.parquet",
         accuracy=f"{RESULTS}/accuracy.parquet",
     output:
-        table_files(),
+        table_files(statistics),
     log:
         f"{LOGS}/tables.log",
     conda:
@@ -19,6 +19,47 @@ rule tables:
         "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
         "--config {params.config:q} --outcomes {input.outcomes} --accuracy {input.accuracy} "
         "--output-dir {params.folder}"
+
+
+rule comparison:
+    input:
+        code=code("comparison"),
+        outcomes=f"{RESULTS}/outcomes.parquet",
+        accuracy=f"{RESULTS}/accuracy.parquet",
+    output:
+        table_files(comparison),
+    log:
+        f"{LOGS}/comparison.log",
+    conda:
+        ENVIRONMENT
+    params:
+        config=REPORT_CONFIG,
+        folder=folder_of,
+    shell:
+        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "--config {params.config:q} --outcomes {input.outcomes} --accuracy {input.accuracy} "
+        "--output-dir {params.folder}"
+
+
+rule claims:
+    input:
+        code=code("claims"),
+        claims="claims.yaml",
+        outcomes=f"{RESULTS}/outcomes.parquet",
+        accuracy=f"{RESULTS}/accuracy.parquet",
+    output:
+        verdicts=f"{REPORTS}/claims.json",
+        table=table_files(claims),
+    log:
+        f"{LOGS}/claims.log",
+    conda:
+        ENVIRONMENT
+    params:
+        config=CLAIMS_CONFIG,
+    shell:
+        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "--config {params.config:q} --claims {input.claims} --outcomes {input.outcomes} --accuracy {input.accuracy} "
+        "--output-verdicts {output.verdicts} --output-table {output.table}"
 
 
 rule figure:
@@ -73,4 +114,6 @@ rule figures:
 rule report:
     input:
         rules.tables.output,
+        rules.comparison.output,
+        rules.claims.output,
         rules.figures.input,

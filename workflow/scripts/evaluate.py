@@ -20,9 +20,15 @@ def main() -> None:
         crafted, _ = load_tensors(path)
         with work():
             said = answers(classifiers[task], crafted["images"], crafted["label"], config["batch_size"])
-        names = {name: config[name] for name in ("attack", "eps", "target")}
+        # Experts are what is merged; P is what they have in common, and no ingredient.
+        names = {
+            "task": task,
+            "surrogate": surrogate,
+            "in_merge": config["merged"] and surrogate == "finetuned",
+            **{name: config[name] for name in ("attack", "eps", "target")},
+        }
         own = clean[clean["task"] == task]
-        parts.append(outcome_rows({"task": task, "surrogate": surrogate, **names}, crafted, own, said))
+        parts.append(outcome_rows(names, crafted, own, said))
     save_table(args["output"], pd.concat(parts, ignore_index=True), args.provenance())
 
 

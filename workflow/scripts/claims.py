@@ -1,0 +1,26 @@
+"""Write the verdicts on the claims, as JSON and as a table, from a study's outcomes and accuracies."""
+
+from __future__ import annotations
+
+from advmerge import artifacts, claims
+from advmerge.script import arguments, run
+
+
+def main() -> None:
+    args = arguments("claims", "outcomes", "accuracy", "output-verdicts", "output-table")
+    evaluated = claims.evaluate(
+        claims.load(args["claims"]),
+        artifacts.load_table(args["outcomes"]),
+        artifacts.load_table(args["accuracy"]),
+        claims.Names(**args.config["names"]),
+        confidence=args.config["statistics"]["confidence"],
+        bootstrap=args.config["statistics"]["bootstrap"],
+        seed=args.config["seed"],
+    )
+    with artifacts.replacing(args["output_verdicts"]) as temporary:
+        temporary.write_text(artifacts.canonical(evaluated) + "\n", encoding="utf-8")
+    with artifacts.replacing(args["output_table"]) as temporary:
+        claims.summary(evaluated).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+
+
+run(main)
