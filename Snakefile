@@ -24,12 +24,14 @@ rule all:
 
 
 onstart:
-    start_warm_process()
+    if workflow.local_exec:
+        spare_the_scheduler(workflow.scheduler)
+    start_warm_processes()
 
 
 onsuccess:
-    stop_warm_process()
+    stop_warm_processes()
 
 
 onerror:
-    stop_warm_process()
+    stop_warm_processes()

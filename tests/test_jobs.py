@@ -8,22 +8,39 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 from advmerge.jobs import session
 
 LAUNCH = Path(session.__file__).with_name("launch.py")
 
 
-@pytest.fixture(scope="module", params=["warm", "cold"])
-def mode(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "warm":
-        session.start_warm_process()
-    yield request.param
-    session.stop_warm_process()
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module", params=["models", "tables", "cold"])
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Launch a job: in either warm process, or in one of its own."""
+    if request.param != "cold":
+        session.start_warm_processes()
+    options = ["--tables"] if request.param == "tables" else []
+
+    def launch(script: Path, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-IS", str(LAUNCH), *options, "--log", str(script.with_suffix(".log"))]
+        return subprocess.Popen(
+            [*command, str(script), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=script.parent,
+        )
+
+    yield launch
+    session.stop_warm_processes()
 
 
 @pytest.fixture
@@ -31,12 +48,7 @@ def script(tmp_path: Path) -> Path:
     return tmp_path / "job.py"
 
 
-def start(script: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-IS", str(LAUNCH), "--log", str(script.with_suffix(".log")), str(script), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=script.parent)
-
-
-def test_output_goes_to_the_log_and_reports_to_both(mode: str, script: Path) -> None:
+def test_output_goes_to_the_log_and_reports_to_both(start: Start, script: Path) -> None:
     script.write_text("import sys, os; print('said', *sys.argv[1:], os.getcwd()); print('reported', file=sys.stderr)")
     job = start(script, "a b", '{"c": 1}')
     out, err = job.communicate(timeout=60)
@@ -55,7 +67,7 @@ def test_output_goes_to_the_log_and_reports_to_both(mode: str, script: Path) -> 
          "error: /nowhere/x: No such file or directory\n"),
     ],
 )  # fmt: skip
-def test_failures_keep_their_code_and_words(mode: str, script: Path, body: str, code: int, words: str) -> None:
+def test_failures_keep_their_code_and_words(start: Start, script: Path, body: str, code: int, words: str) -> None:
     script.write_text(body)
     job = start(script)
     _, err = job.communicate(timeout=60)
@@ -65,7 +77,7 @@ def test_failures_keep_their_code_and_words(mode: str, script: Path, body: str, 
     assert words in script.with_suffix(".log").read_text()
 
 
-def test_what_lies_on_disk_is_what_runs(mode: str, script: Path) -> None:
+def test_what_lies_on_disk_is_what_runs(start: Start, script: Path) -> None:
     for word in ("one", "two"):
         script.with_name("helper.py").write_text(f"WORD = '{word}'")
         script.write_text("import helper; print(helper.WORD)")
@@ -88,7 +100,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_a_killed_client_takes_its_job_along(mode: str, script: Path) -> None:
+def test_a_killed_client_takes_its_job_along(start: Start, script: Path) -> None:
     script.write_text(
         "import os, time; open('pid', 'w').write(str(os.getpid())); os.rename('pid', 'ready'); time.sleep(300)"
     )
@@ -104,7 +116,7 @@ def test_a_killed_client_takes_its_job_along(mode: str, script: Path) -> None:
     assert gone(pid)
 
 
-def test_a_job_says_what_it_cost(mode: str, script: Path) -> None:
+def test_a_job_says_what_it_cost(start: Start, script: Path) -> None:
     script.write_text(
         "import time\nfrom advmerge.script import run, work\n"
         "def burn(s):\n    end = time.process_time() + s\n    while time.process_time() < end: pass\n"
@@ -123,7 +135,7 @@ def test_the_warm_process_ends_with_its_parent(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text("import os, time; open('job', 'w').write(str(os.getpid())); time.sleep(300)")
     (tmp_path / "parent.py").write_text(
         "import subprocess, sys, time\nfrom advmerge.jobs import session\n"
-        "session.start_warm_process(); open('warm', 'w').write(str(session._warm[0].pid))\n"
+        "session.start_warm_processes(); open('warm', 'w').write(' '.join(str(each.pid) for each in session._warm[0]))\n"
         f"subprocess.Popen([sys.executable, '-IS', {str(LAUNCH)!r}, 'job.py']); time.sleep(300)"
     )
     environment = {**os.environ, "PYTHONPATH": str(LAUNCH.parents[2])}
@@ -134,5 +146,14 @@ def test_the_warm_process_ends_with_its_parent(tmp_path: Path) -> None:
         time.sleep(0.1)
     parent.kill()
     parent.wait()
-    assert gone(int((tmp_path / "warm").read_text()))
-    assert gone(int((tmp_path / "job").read_text()))
+    pids = [*(tmp_path / "warm").read_text().split(), (tmp_path / "job").read_text()]
+    assert len(pids) == 3
+    assert all(gone(int(pid)) for pid in pids)
+
+
+def test_snakemake_still_has_the_limit_that_we_lift() -> None:
+    """Setting an attribute that is no longer there would lift nothing, and nobody would be told."""
+    names = {
+        name for code in [JobScheduler.__init__.__code__, JobScheduler.schedule.__code__] for name in code.co_names
+    }
+    assert "job_rate_limiter" in names

@@ -10,7 +10,13 @@ from advmerge import attacks, claims, comparison, data, merging, statistics
 from advmerge.artifacts import canonical
 from advmerge.errors import StudyError
 from advmerge.figures import FORMATS
-from advmerge.jobs.session import prepare, set_up_jobs, start_warm_process, stop_warm_process
+from advmerge.jobs.session import (
+    prepare,
+    set_up_jobs,
+    spare_the_scheduler,
+    start_warm_processes,
+    stop_warm_processes,
+)
 from advmerge.sources import closure
 from advmerge.study import load
 

@@ -16,7 +16,7 @@ rule tables:
         config=REPORT_CONFIG,
         folder=folder_of,
     shell:
-        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "python -IS src/advmerge/jobs/launch.py --tables --log {log} {input.code[0]} "
         "--config {params.config:q} --outcomes {input.outcomes} --accuracy {input.accuracy} "
         "--output-dir {params.folder}"
 
@@ -36,7 +36,7 @@ rule comparison:
         config=REPORT_CONFIG,
         folder=folder_of,
     shell:
-        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "python -IS src/advmerge/jobs/launch.py --tables --log {log} {input.code[0]} "
         "--config {params.config:q} --outcomes {input.outcomes} --accuracy {input.accuracy} "
         "--output-dir {params.folder}"
 
@@ -57,7 +57,7 @@ rule claims:
     params:
         config=CLAIMS_CONFIG,
     shell:
-        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "python -IS src/advmerge/jobs/launch.py --tables --log {log} {input.code[0]} "
         "--config {params.config:q} --claims {input.claims} --outcomes {input.outcomes} --accuracy {input.accuracy} "
         "--output-verdicts {output.verdicts} --output-table {output.table}"
 
@@ -77,7 +77,7 @@ rule figure:
         config=figure_config,
         folder=folder_of,
     shell:
-        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "python -IS src/advmerge/jobs/launch.py --tables --log {log} {input.code[0]} "
         "--config {params.config:q} --outcomes {input.outcomes} --accuracy {input.accuracy} "
         "--output-dir {params.folder}"
 
@@ -100,7 +100,7 @@ rule gallery:
         data=named("data", each_task(DATA)),
         adversarial=named("adversarial", GALLERY_SETS.values(), GALLERY_SETS),
     shell:
-        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "python -IS src/advmerge/jobs/launch.py --tables --log {log} {input.code[0]} "
         "--config {params.config:q} --outcomes {input.outcomes} {params.data} "
         "{params.adversarial} --output-dir {params.folder}"
 

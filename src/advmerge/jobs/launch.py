@@ -1,10 +1,10 @@
 """Run a script of the workflow: on a leased GPU where asked, inside a warm process where one is there.
 
-    python -IS launch.py [--cold] [--gpu] [--log FILE] SCRIPT ARGUMENTS…
+    python -IS launch.py [--tables] [--gpu] [--log FILE] SCRIPT ARGUMENTS…
 
-Importing torch, timm and ART costs more than most jobs' work. The Snakefile's main process therefore starts
-``warm.py``, which imports them once and forks a child a job; this client hands it the script and waits. Where none
-runs (SLURM, another machine, a platform without fork), the script runs in this process. Only the standard library
+Importing torch, timm and ART, or pandas and seaborn (``--tables``), costs more than most jobs' work. The Snakefile's
+main process therefore starts two of ``warm.py``, which import them once and fork a child a job; this client hands one
+of them the script and waits. Where none runs (SLURM, another machine, a platform without fork), the script runs here. Only the standard library
 is imported here: this starts in 20 ms.
 """
 
@@ -44,11 +44,11 @@ def warm(address: str, argv: list[str]) -> int | None:
 
 def main() -> None:
     argv = sys.argv[1:]
-    cold = argv[0] == "--cold"  # a job without torch need not wait until the warm process has imported it
-    argv = argv[cold:]
+    tables = argv[0] == "--tables"  # a job without torch need not wait until that is imported
+    argv = argv[tables:]
     # A job that SLURM started must stay inside its allocation, even where the warm process is in reach.
-    address = None if cold or "SLURM_JOB_ID" in os.environ else os.environ.get("ADVMERGE_WARM")
-    code = warm(address, argv) if address else None
+    folder = None if "SLURM_JOB_ID" in os.environ else os.environ.get("ADVMERGE_WARM")
+    code = warm(str(Path(folder, "tables" if tables else "models")), argv) if folder else None
     if code is None:
         here(argv)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""What Snakemake's main process does before and around a run: check the study, guard the outputs, keep a warm process."""
+"""What Snakemake's main process does before and around a run: check the study, guard the outputs, keep warm processes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from advmerge.artifacts import sha256
 from advmerge.errors import StudyError
+from advmerge.jobs.warm import LIBRARIES
 from advmerge.study import Study, fingerprint
 
 STATE = Path(".snakemake")
 LIBRARY = Path(__file__).parents[1]
 
 _lock: int | None = None
-_warm: tuple[subprocess.Popen[bytes], str] | None = None
+_warm: tuple[list[subprocess.Popen[bytes]], str] | None = None
 
 
 def prepare(study: Study, path: str, *, touch: bool) -> None:
@@ -129,6 +132,16 @@ def wake(outputs: list[str]) -> None:
                 woken.add(path)
 
 
+def spare_the_scheduler(scheduler: Any) -> None:
+    """Lift Snakemake's limit on job submissions (100 a second), which a run on one machine does not need.
+
+    Under it, every look at the ready jobs orders another look a second later, for ever: after 450 jobs there are
+    hundreds a second, and they cost more than all the jobs' starts together (Snakemake 9.27, job_scheduler.schedule).
+    There is no option that switches the limit off.
+    """
+    scheduler.job_rate_limiter = None
+
+
 def set_up_jobs() -> None:
     """The environment that jobs inherit.
 
@@ -140,28 +153,33 @@ def set_up_jobs() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
-def start_warm_process() -> None:
-    """Start the process that imports the heavy libraries once and forks the jobs; see ``warm.py``."""
+def start_warm_processes() -> None:
+    """Start the processes that import libraries once and fork the jobs: see ``warm.py``."""
     global _warm
     if not hasattr(os, "pidfd_open") or os.environ.get("ADVMERGE_WARM") == "off":
         return
     folder = tempfile.mkdtemp(prefix="advmerge-")  # only this user may enter it
-    address = str(Path(folder, "warm"))
-    command = [sys.executable, str(Path(__file__).with_name("warm.py")), address, str(os.getpid())]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    while not Path(address).exists() and process.poll() is None:
-        os.sched_yield()
-    os.environ["ADVMERGE_WARM"] = address
-    _warm = process, folder
+    script = str(Path(__file__).with_name("warm.py"))
+    processes = []
+    for kind in LIBRARIES:
+        command = [sys.executable, script, str(Path(folder, kind)), str(os.getpid()), kind]
+        processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+    for kind, process in zip(LIBRARIES, processes, strict=True):
+        while not Path(folder, kind).exists() and process.poll() is None:
+            time.sleep(0.005)
+    os.environ["ADVMERGE_WARM"] = folder
+    _warm = processes, folder
 
 
-def stop_warm_process() -> None:
-    """End the warm process, if one was started."""
+def stop_warm_processes() -> None:
+    """End the warm processes, if they were started."""
     global _warm
     if _warm is not None:
-        process, folder = _warm
-        process.terminate()
-        process.wait()
+        processes, folder = _warm
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
         shutil.rmtree(folder, ignore_errors=True)
         os.environ.pop("ADVMERGE_WARM", None)
         _warm = None

@@ -1,6 +1,6 @@
-"""The warm process: imports the heavy libraries once and forks a child for each job that ``launch.py`` hands it.
+"""A warm process: imports libraries once and forks a child for each job that ``launch.py`` hands it.
 
-    python warm.py SOCKET PARENT_PID
+    python warm.py SOCKET PARENT_PID models|tables
 
 Of ``advmerge`` only the search for GPUs is imported here; the children import the rest, so that what runs is what lies
 on disk. CUDA is never touched before the fork. It ends, and its children with it, when the process PARENT_PID does
@@ -9,6 +9,7 @@ on disk. CUDA is never touched before the fork. It ends, and its children with i
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import selectors
@@ -23,22 +24,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from advmerge.jobs.gpu import visible
 
-
-def import_heavy() -> None:
-    """What the jobs need and what takes long."""
-    import art.attacks.evasion
-    import art.estimators.classification
-    import numpy
-    import pandas
-    import pyarrow.parquet
-    import safetensors.torch
-    import timm
-    import torch
-    import tqdm
-
-    torch.set_num_threads(1)
-    # The modules are only imported for the children's sake.
-    del art, numpy, pandas, pyarrow, safetensors, timm, torch, tqdm
+# What the jobs need and what takes long to import: seconds for models, one and a half for tables and figures.
+LIBRARIES = {
+    "models": (
+        "art.attacks.evasion",
+        "art.estimators.classification",
+        "pandas",
+        "pyarrow.parquet",
+        "safetensors.torch",
+        "timm",
+        "tqdm",
+    ),
+    "tables": ("matplotlib.pyplot", "pandas", "pyarrow.parquet", "scipy.stats", "seaborn", "statsmodels.formula.api"),
+}
 
 
 def receive(connection: socket.socket) -> tuple[dict, list[int]]:
@@ -74,7 +72,15 @@ def child(request: dict, files: list[int]) -> None:
         os._exit(code)
 
 
-def serve(address: str, parent: int) -> None:
+def import_libraries(kind: str) -> None:
+    """Import what jobs of a kind need, for the children's sake."""
+    for name in LIBRARIES[kind]:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # keep the collector from touching, and so copying, pages that children share
+
+
+def serve(address: str, parent: int, kind: str) -> None:
     """Accept jobs until the parent process is gone."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
@@ -99,9 +105,7 @@ def serve(address: str, parent: int) -> None:
             for key, _ in selector.select(timeout=0.5):
                 if key.data is None:
                     if not ready:  # only now: a run without such jobs never pays
-                        import_heavy()
-                        gc.collect()
-                        gc.freeze()  # keep the collector from touching, and so copying, pages that children share
+                        import_libraries(kind)
                         ready = True
                     client, _ = listener.accept()
                     try:
@@ -146,7 +150,9 @@ def serve(address: str, parent: int) -> None:
         for pid in jobs:
             os.kill(pid, signal.SIGKILL)
         Path(address).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the other process may still have its socket there
+            Path(address).parent.rmdir()
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    serve(sys.argv[1], int(sys.argv[2]), sys.argv[3])
