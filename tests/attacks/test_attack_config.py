@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import art.attacks.evasion
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from advmerge.attacks import check, module_of, resolve
+from advmerge.attacks import check, module_of, registry, resolve
 from advmerge.attacks.bridge import art_classifier, check_budget, seeded
 from advmerge.errors import StudyError
 
@@ -47,6 +48,13 @@ def test_ours_are_all_listed_here() -> None:
     assert sorted(set(listed) - set(dir(art.attacks.evasion))) == OURS
 
 
+def test_an_attack_is_found_through_whatever_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here.py").write_text("class Grand(Base, Extra):\n    pass\nclass Other(dict):\n    pass\n")
+    (tmp_path / "there.py").write_text("class Base(\n    TorchAttack,\n    ABC,\n):\n    pass\nclass Bare:\n    pass\n")
+    monkeypatch.setattr(registry, "__file__", str(tmp_path / "registry.py"))
+    assert registry._ours.__wrapped__() == {"Grand": "advmerge.attacks.here"}
+
+
 @pytest.mark.parametrize("method", OURS)
 def test_ours_are_found_and_hide_nothing_of_art(method: str) -> None:
     assert resolve(method).__name__ == method
@@ -60,7 +68,7 @@ def test_the_rest_is_art() -> None:
     assert module_of("bridge") is None
 
 
-@pytest.mark.parametrize("method", ["Nonsense", "EvasionAttack", "np", "TorchAttack", "importlib"])
+@pytest.mark.parametrize("method", ["Nonsense", "EvasionAttack", "np", "TorchAttack", "MomentumAttack", "importlib"])
 def test_unknown_methods_list_the_choices(method: str) -> None:
     with pytest.raises(StudyError, match=rf"unknown attack method '{method}'.*BatchedDeepFool.*SquareAttack"):
         resolve(method)
@@ -154,7 +162,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("NIFGSM", {"eps": 0.1, "eps_step": 0}, "eps_step must be a number above 0"),
     ("NIFGSM", {"eps": 0.1, "decay": -1}, "decay must be a number of at least 0"),
     ("NIFGSM", {"eps": 0.1, "nesterov": True}, "unknown option of NIFGSM 'nesterov'"),
-    ("DIFGSM", {"eps": 0.1, "diversity": 1.5}, "diversity and resize must be at most 1"),
+    ("DIFGSM", {"eps": 0.1, "diversity": 1.5}, "diversity must be at most 1"),
     ("DIFGSM", {"eps": 0.1, "resize": 0}, "resize must be a number above 0"),
     ("TIFGSM", {"eps": 0.1, "kernel_size": 4}, "kernel_size must be odd, not 4"),
     ("SIFGSM", {"eps": 0.1, "scales": 0}, "scales must be a whole number of at least 1"),

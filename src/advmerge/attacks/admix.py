@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from art.estimators.classification import PyTorchClassifier
 
-from advmerge.attacks.ascent import ASCENT, Gradient, ascend, check_ascent, loss_gradient
-from advmerge.attacks.base import TorchAttack, number, whole
+from advmerge.attacks.ascent import Gradient, MomentumAttack, loss_gradient
+from advmerge.attacks.base import number, whole
 from advmerge.attacks.si_fgsm import scaled
 
 
@@ -30,57 +27,24 @@ def admixed(gradient: Gradient, mixes: int, portion: float) -> Gradient:
     return mean
 
 
-class Admix(TorchAttack):
+class Admix(MomentumAttack):
     """MI-FGSM whose gradient is the mean over copies, as in SI-FGSM, of the image mixed with a little of others.
 
     Args:
-        eps: radius of the L-infinity ball, in [0, 1] pixels.
-        eps_step: length of a step; ``eps / max_iter`` if not given.
-        max_iter: steps.
-        decay: of the momentum.
         mixes: other images a step draws for each (the paper's m_2).
         portion: of the other image (eta).
         scales: copies of each mixture (m_1).
     """
 
-    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, *ASCENT, "mixes", "portion", "scales"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float,
-        eps_step: float | None = None,
-        max_iter: int = 10,
-        decay: float = 1.0,
-        mixes: int = 3,
-        portion: float = 0.2,
-        scales: int = 5,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.eps = eps
-        self.eps_step = eps_step
-        self.max_iter = max_iter
-        self.decay = decay
-        self.mixes = mixes
-        self.portion = portion
-        self.scales = scales
-        self._check_params()
+    mixes: int = 3
+    portion: float = 0.2
+    scales: int = 5
 
     def _check_params(self) -> None:
-        check_ascent(self.eps, self.eps_step, self.max_iter, self.decay)
+        super()._check_params()
         whole("mixes", self.mixes)
         number("portion", self.portion, inclusive=True)
         whole("scales", self.scales)
 
-    def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        gradient = admixed(scaled(loss_gradient(self.model), self.scales), self.mixes, self.portion)
-        return ascend(
-            images,
-            labels,
-            gradient,
-            eps=self.eps,
-            eps_step=self.eps_step,
-            max_iter=self.max_iter,
-            decay=self.decay,
-        )
+    def gradient(self, images: torch.Tensor) -> Gradient:
+        return admixed(scaled(loss_gradient(self.model), self.scales), self.mixes, self.portion)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from dataclasses import InitVar, dataclass, field, fields
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 import numpy as np
 import torch
@@ -13,22 +14,41 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 
-class TorchAttack(EvasionAttack):
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field,))
+@dataclass(kw_only=True, eq=False, repr=False)
+class TorchAttack(EvasionAttack, ABC):
     """An untargeted attack on a ``PyTorchClassifier`` with clip values (0, 1) and no ART preprocessing.
 
-    A subclass gives :meth:`perturb` and names its options in ``attack_params``. It calls the torch module
-    itself: ART's numpy interface costs copies, its class gradients a backward pass of the batch per class.
+    A subclass is a dataclass without being told to: its fields are its options, by keyword, and ART's
+    ``attack_params``. It gives :meth:`perturb`, and :meth:`_check_params` where options can be wrong. It calls the
+    torch module itself: ART's numpy interface costs copies, its class gradients a backward pass of the batch per
+    class. A class that names ``ABC`` among its bases, as this one does, is what attacks share and none itself.
+
+    Args:
+        classifier: what is attacked.
+        batch_size: images a call of :meth:`perturb`.
     """
 
-    attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params, "batch_size"]
+    classifier: InitVar[PyTorchClassifier] = field(kw_only=False)
+    batch_size: int = 128
+
+    attack_params: ClassVar[list[str]]
     _estimator_requirements: ClassVar[tuple[type, ...]] = (PyTorchClassifier,)
 
-    def __init__(self, estimator: PyTorchClassifier, batch_size: int) -> None:
-        super().__init__(estimator=estimator)
-        if list(np.ravel(estimator.clip_values)) != [0, 1] or estimator.preprocessing_operations:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(kw_only=True, eq=False, repr=False)(cls)
+        cls.attack_params = [*EvasionAttack.attack_params, *(option.name for option in fields(cls))]
+
+    def __post_init__(self, classifier: PyTorchClassifier) -> None:
+        super().__init__(estimator=classifier)
+        if list(np.ravel(classifier.clip_values)) != [0, 1] or classifier.preprocessing_operations:
             raise ValueError("the classifier must have clip_values (0, 1) and no preprocessing")
-        self.batch_size = batch_size
-        whole("batch_size", batch_size)
+        self._check_params()
+
+    def _check_params(self) -> None:
+        """Refuse, with ValueError, options that the attack cannot do with; a subclass calls its base's first."""
+        whole("batch_size", self.batch_size)
 
     @property
     def model(self) -> nn.Module:
@@ -87,3 +107,16 @@ def number(name: str, value: object, above: float = 0.0, inclusive: bool = False
     good = isinstance(value, Real) and not isinstance(value, bool) and np.isfinite(float(value))
     if not good or value < above or (value == above and not inclusive):  # type: ignore[operator]
         raise ValueError(f"{name} must be a number {'of at least' if inclusive else 'above'} {above:g}, not {value!r}")
+
+
+def fraction(name: str, value: object, inclusive: bool = False) -> None:
+    """Refuse, with ValueError, what is not a number in (0, 1] (or [0, 1], if inclusive)."""
+    number(name, value, inclusive=inclusive)
+    if value > 1:  # type: ignore[operator]
+        raise ValueError(f"{name} must be at most 1, not {value!r}")
+
+
+def euclidean_or_largest(name: str, value: object) -> None:
+    """Refuse, with ValueError, a norm other than L2 and L-infinity."""
+    if value not in (np.inf, "inf", 2):
+        raise ValueError(f"{name} must be inf or 2, not {value!r}")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from art.estimators.classification import PyTorchClassifier
 
 from advmerge.attacks.base import TorchAttack, margin, number, per_image, whole
 
@@ -24,23 +21,12 @@ class BatchedDeepFool(TorchAttack):
         nb_grads: classes an image considers, its own and the likeliest others when clean; at least 2.
     """
 
-    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, "max_iter", "overshoot", "nb_grads"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        max_iter: int = 50,
-        overshoot: float = 0.02,
-        nb_grads: int = 10,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.max_iter = max_iter
-        self.overshoot = overshoot
-        self.nb_grads = nb_grads
-        self._check_params()
+    max_iter: int = 50
+    overshoot: float = 0.02
+    nb_grads: int = 10
 
     def _check_params(self) -> None:
+        super()._check_params()
         whole("max_iter", self.max_iter)
         number("overshoot", self.overshoot, inclusive=True)
         whole("nb_grads", self.nb_grads, least=2)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from art.estimators.classification import PyTorchClassifier
 
-from advmerge.attacks.base import TorchAttack, margin, number, per_image, whole
+from advmerge.attacks.base import TorchAttack, fraction, margin, number, per_image, whole
 
 # Where, in ten thousand queries, the share of the image that a square covers is halved (section 4.2).
 _HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -26,28 +23,15 @@ class BatchedSquare(TorchAttack):
         p_init: share of the image that the first squares cover.
     """
 
-    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, "eps", "max_iter", "p_init"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float,
-        max_iter: int = 5000,
-        p_init: float = 0.8,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.eps = eps
-        self.max_iter = max_iter
-        self.p_init = p_init
-        self._check_params()
+    eps: float
+    max_iter: int = 5000
+    p_init: float = 0.8
 
     def _check_params(self) -> None:
+        super()._check_params()
         number("eps", self.eps)
         whole("max_iter", self.max_iter)
-        number("p_init", self.p_init)
-        if self.p_init > 1:
-            raise ValueError(f"p_init must be at most 1, not {self.p_init!r}")
+        fraction("p_init", self.p_init)
 
     @torch.no_grad()
     def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from art.estimators.classification import PyTorchClassifier
 
 from advmerge.attacks.ascent import cross_entropy
 from advmerge.attacks.base import TorchAttack, margin, number, whole
@@ -25,25 +22,13 @@ class BatchedUniversal(TorchAttack):
         cutoff: of each image's cross-entropy (beta).
     """
 
-    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, "eps", "eps_step", "max_iter", "cutoff"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float,
-        eps_step: float | None = None,
-        max_iter: int = 50,
-        cutoff: float = 9.0,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.eps = eps
-        self.eps_step = eps_step
-        self.max_iter = max_iter
-        self.cutoff = cutoff
-        self._check_params()
+    eps: float
+    eps_step: float | None = None
+    max_iter: int = 50
+    cutoff: float = 9.0
 
     def _check_params(self) -> None:
+        super()._check_params()
         number("eps", self.eps)
         if self.eps_step is not None:
             number("eps_step", self.eps_step)
@@ -59,7 +44,7 @@ class BatchedUniversal(TorchAttack):
             x = (images + delta).clamp(0, 1)
             logits = self.model(x)
             loss = cross_entropy(logits, labels).clamp_max(self.cutoff)
-            score = int((margin(logits, labels) < 0).sum()), float(loss.mean())
+            score = int((margin(logits, labels) < 0).sum()), float(loss.detach().mean())
             if iteration and score > record:  # the first is none
                 best, record = x.detach(), score
             if iteration < self.max_iter:

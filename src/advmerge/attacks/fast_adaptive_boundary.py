@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import torch
-from art.estimators.classification import PyTorchClassifier
 
 from advmerge.attacks.auto_pgd_targeted import likeliest_others
-from advmerge.attacks.base import TorchAttack, margin, number, per_image, whole
+from advmerge.attacks.base import TorchAttack, euclidean_or_largest, margin, number, per_image, whole
+from advmerge.attacks.smallest import Smallest
 
 
 class FastAdaptiveBoundary(TorchAttack):
@@ -28,39 +26,16 @@ class FastAdaptiveBoundary(TorchAttack):
         beta: share of a success that the next step starts from.
     """
 
-    attack_params: ClassVar[list[str]] = [
-        *TorchAttack.attack_params,
-        "norm",
-        "max_iter",
-        "nb_targets",
-        "alpha_max",
-        "eta",
-        "beta",
-    ]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        norm: float | str = np.inf,
-        max_iter: int = 100,
-        nb_targets: int = 9,
-        alpha_max: float = 0.1,
-        eta: float = 1.05,
-        beta: float = 0.9,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.norm = norm
-        self.max_iter = max_iter
-        self.nb_targets = nb_targets
-        self.alpha_max = alpha_max
-        self.eta = eta
-        self.beta = beta
-        self._check_params()
+    norm: float | str = np.inf
+    max_iter: int = 100
+    nb_targets: int = 9
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
 
     def _check_params(self) -> None:
-        if self.norm not in (np.inf, "inf", 2):
-            raise ValueError(f"norm must be inf or 2, not {self.norm!r}")
+        super()._check_params()
+        euclidean_or_largest("norm", self.norm)
         whole("max_iter", self.max_iter)
         whole("nb_targets", self.nb_targets)
         number("alpha_max", self.alpha_max, inclusive=True)
@@ -74,12 +49,10 @@ class FastAdaptiveBoundary(TorchAttack):
         """As :meth:`perturb`, but an image fooled within ``enough`` is spared the classes that are left."""
         with torch.no_grad():
             logits = self.model(images)
-        best = images.clone()
-        lowest = margin(logits, labels)
-        size = torch.where(lowest < 0, 0.0, torch.inf)
-        lowest[:] = torch.inf
+        best = Smallest(images)
+        best.size[margin(logits, labels) < 0] = 0
         for target in likeliest_others(logits, labels, self.nb_targets).unbind(1):
-            rows = (size > enough).nonzero()[:, 0]
+            rows = (best.size > enough).nonzero()[:, 0]
             if not len(rows):
                 break
             x = images[rows]
@@ -87,14 +60,9 @@ class FastAdaptiveBoundary(TorchAttack):
                 x = self._step(x, images[rows], labels[rows], target[rows])
                 with torch.no_grad():
                     gap = margin(self.model(x), labels[rows])
-                fooled, its_size = gap < 0, self._size(x - images[rows])
-                smaller = fooled & (its_size < size[rows])
-                take = smaller | (~fooled & size[rows].isinf() & (gap < lowest[rows]))
-                best[rows] = torch.where(per_image(take, x), x, best[rows])
-                size[rows] = torch.where(smaller, its_size, size[rows])
-                lowest[rows] = torch.where(take, gap, lowest[rows])
-                x = torch.where(per_image(fooled, x), images[rows] + self.beta * (x - images[rows]), x)
-        return best
+                best.note(rows, x, gap < 0, self._size(x - images[rows]), gap)
+                x = torch.where(per_image(gap < 0, x), images[rows] + self.beta * (x - images[rows]), x)
+        return best.images
 
     def _step(self, x: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Between the projections of x and of the clean image on the linearised boundary, equation 8."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from art.estimators.classification import PyTorchClassifier
 
-from advmerge.attacks.ascent import ASCENT, Gradient, ascend, check_ascent, draw, loss_gradient, unit
-from advmerge.attacks.base import TorchAttack, number, whole
+from advmerge.attacks.ascent import Gradient, MomentumAttack, draw, loss_gradient, unit
+from advmerge.attacks.base import fraction, number, whole
 
 
 def penalised(gradient: Gradient, reach: float, step: float, neighbours: int, balance: float) -> Gradient:
@@ -31,60 +28,25 @@ def penalised(gradient: Gradient, reach: float, step: float, neighbours: int, ba
     return mean
 
 
-class PGN(TorchAttack):
+class PGN(MomentumAttack):
     """MI-FGSM whose loss is penalised for its gradient's norm around the iterate.
 
     Args:
-        eps: radius of the L-infinity ball, in [0, 1] pixels.
-        eps_step: length of a step; ``eps / max_iter`` if not given.
-        max_iter: steps.
-        decay: of the momentum.
         neighbours: points near each iterate, at two gradients each.
         zeta: their greatest distance, times eps, in each value.
         balance: weight of the gradients a step down (delta).
     """
 
-    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, *ASCENT, "neighbours", "zeta", "balance"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float,
-        eps_step: float | None = None,
-        max_iter: int = 10,
-        decay: float = 1.0,
-        neighbours: int = 20,
-        zeta: float = 3.0,
-        balance: float = 0.5,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.eps = eps
-        self.eps_step = eps_step
-        self.max_iter = max_iter
-        self.decay = decay
-        self.neighbours = neighbours
-        self.zeta = zeta
-        self.balance = balance
-        self._check_params()
+    neighbours: int = 20
+    zeta: float = 3.0
+    balance: float = 0.5
 
     def _check_params(self) -> None:
-        check_ascent(self.eps, self.eps_step, self.max_iter, self.decay)
+        super()._check_params()
         whole("neighbours", self.neighbours)
         number("zeta", self.zeta, inclusive=True)
-        number("balance", self.balance, inclusive=True)
-        if self.balance > 1:
-            raise ValueError(f"balance must be at most 1, not {self.balance!r}")
+        fraction("balance", self.balance, inclusive=True)
 
-    def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        step = self.eps / self.max_iter if self.eps_step is None else self.eps_step
-        gradient = penalised(loss_gradient(self.model), self.zeta * self.eps, step, self.neighbours, self.balance)
-        return ascend(
-            images,
-            labels,
-            gradient,
-            eps=self.eps,
-            eps_step=self.eps_step,
-            max_iter=self.max_iter,
-            decay=self.decay,
-        )
+    def gradient(self, images: torch.Tensor) -> Gradient:
+        reach = self.zeta * self.eps
+        return penalised(loss_gradient(self.model), reach, self.step, self.neighbours, self.balance)

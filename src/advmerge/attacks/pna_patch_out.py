@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-from art.estimators.classification import PyTorchClassifier
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from advmerge.attacks.ascent import ASCENT, Gradient, ascend, check_ascent, loss_gradient
-from advmerge.attacks.base import TorchAttack, number, per_image
+from advmerge.attacks.ascent import Gradient, MomentumAttack, loss_gradient
+from advmerge.attacks.base import fraction, number, per_image
 from advmerge.attacks.transformer import hooked, transformer
 
 
@@ -52,59 +52,27 @@ def patched_out(
     return masked
 
 
-class PNAPatchOut(TorchAttack):
+class PNAPatchOut(MomentumAttack):
     """MI-FGSM on a random part of the patches a step, with gradients that skip the attention maps.
 
     Refuses, when it is run, a model that is no vision transformer of timm.
 
     Args:
-        eps: radius of the L-infinity ball, in [0, 1] pixels.
-        eps_step: length of a step; ``eps / max_iter`` if not given.
-        max_iter: steps.
-        decay: of the momentum.
         share: of the patches, that a step perturbs; the paper's is 130 of 196.
         spread: weight of the perturbation's L2 norm, which is to grow (lambda).
     """
 
-    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, *ASCENT, "share", "spread"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float,
-        eps_step: float | None = None,
-        max_iter: int = 10,
-        decay: float = 1.0,
-        share: float = 0.66,
-        spread: float = 0.1,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.eps = eps
-        self.eps_step = eps_step
-        self.max_iter = max_iter
-        self.decay = decay
-        self.share = share
-        self.spread = spread
-        self._check_params()
+    share: float = 0.66
+    spread: float = 0.1
 
     def _check_params(self) -> None:
-        check_ascent(self.eps, self.eps_step, self.max_iter, self.decay)
-        number("share", self.share)
-        if self.share > 1:
-            raise ValueError(f"share must be at most 1, not {self.share!r}")
+        super()._check_params()
+        fraction("share", self.share)
         number("spread", self.spread, inclusive=True)
 
-    def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        vit = transformer(self.model, type(self).__name__)
-        patch = vit.patch_embed.patch_size
-        with hooked(hold_attention(vit)):
-            return ascend(
-                images,
-                labels,
-                patched_out(loss_gradient(self.model), images, patch, self.share, self.spread),
-                eps=self.eps,
-                eps_step=self.eps_step,
-                max_iter=self.max_iter,
-                decay=self.decay,
-            )
+    def gradient(self, images: torch.Tensor) -> Gradient:
+        patch = transformer(self.model, type(self).__name__).patch_embed.patch_size
+        return patched_out(loss_gradient(self.model), images, patch, self.share, self.spread)
+
+    def prepared(self) -> AbstractContextManager[None]:
+        return hooked(hold_attention(transformer(self.model, type(self).__name__)))

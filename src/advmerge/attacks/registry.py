@@ -21,12 +21,21 @@ _RESERVED = {"estimator", "classifier", "verbose", "summary_writer"}
 
 @cache
 def _ours() -> dict[str, str]:
-    """Class name -> dotted module; read from the sources, because importing them imports torch and ART."""
-    return {
-        name: f"{__package__}.{file.stem}"
-        for file in sorted(Path(__file__).parent.glob("*.py"))
-        for name in re.findall(r"^class (\w+)\(TorchAttack\):", file.read_text(encoding="utf-8"), re.MULTILINE)
-    }
+    """Class name -> dotted module; read from the sources, because importing them imports torch and ART.
+
+    An attack is a class that descends from TorchAttack, through whatever bases, and does not name ABC as one.
+    """
+    bases: dict[str, list[str]] = {}
+    modules = {}
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        for name, listed in re.findall(r"^class (\w+)\(([^)]*)\):", file.read_text(encoding="utf-8"), re.MULTILINE):
+            bases[name] = re.findall(r"\w+", listed)
+            modules[name] = f"{__package__}.{file.stem}"
+
+    def descends(name: str) -> bool:
+        return name == "TorchAttack" or any(map(descends, bases.get(name, [])))
+
+    return {name: module for name, module in modules.items() if descends(name) and "ABC" not in bases[name]}
 
 
 def module_of(method: str) -> str | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from art.estimators.classification import PyTorchClassifier
 
-from advmerge.attacks.ascent import ASCENT, Gradient, ascend, check_ascent, loss_gradient
-from advmerge.attacks.base import TorchAttack, whole
+from advmerge.attacks.ascent import Gradient, MomentumAttack, loss_gradient
+from advmerge.attacks.base import whole
 
 
 def scaled(gradient: Gradient, scales: int) -> Gradient:
@@ -23,49 +20,18 @@ def scaled(gradient: Gradient, scales: int) -> Gradient:
     return mean
 
 
-class SIFGSM(TorchAttack):
+class SIFGSM(MomentumAttack):
     """MI-FGSM whose gradient is the mean over copies of the image with ever less contrast and light.
 
     Args:
-        eps: radius of the L-infinity ball, in [0, 1] pixels.
-        eps_step: length of a step; ``eps / max_iter`` if not given.
-        max_iter: steps.
-        decay: of the momentum.
         scales: copies; copy i is the image over 2^i.
     """
 
-    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, *ASCENT, "scales"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float,
-        eps_step: float | None = None,
-        max_iter: int = 10,
-        decay: float = 1.0,
-        scales: int = 5,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.eps = eps
-        self.eps_step = eps_step
-        self.max_iter = max_iter
-        self.decay = decay
-        self.scales = scales
-        self._check_params()
+    scales: int = 5
 
     def _check_params(self) -> None:
-        check_ascent(self.eps, self.eps_step, self.max_iter, self.decay)
+        super()._check_params()
         whole("scales", self.scales)
 
-    def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        gradient = scaled(loss_gradient(self.model), self.scales)
-        return ascend(
-            images,
-            labels,
-            gradient,
-            eps=self.eps,
-            eps_step=self.eps_step,
-            max_iter=self.max_iter,
-            decay=self.decay,
-        )
+    def gradient(self, images: torch.Tensor) -> Gradient:
+        return scaled(loss_gradient(self.model), self.scales)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from art.estimators.classification import PyTorchClassifier
 
-from advmerge.attacks.auto_pgd_targeted import AutoPGDTargeted, keep_lowest
+from advmerge.attacks.auto_pgd_targeted import AutoPGDTargeted, four_classes, keep_lowest
 from advmerge.attacks.base import TorchAttack, number, whole
 from advmerge.attacks.batched_auto_pgd import BatchedAutoPGD
 from advmerge.attacks.batched_square import BatchedSquare
@@ -28,36 +25,23 @@ class StandardAutoAttack(TorchAttack):
         queries: of Square.
     """
 
-    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, "eps", "max_iter", "nb_targets", "queries"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float,
-        max_iter: int = 100,
-        nb_targets: int = 9,
-        queries: int = 5000,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.eps = eps
-        self.max_iter = max_iter
-        self.nb_targets = nb_targets
-        self.queries = queries
-        self._check_params()
+    eps: float
+    max_iter: int = 100
+    nb_targets: int = 9
+    queries: int = 5000
 
     def _check_params(self) -> None:
+        super()._check_params()
         number("eps", self.eps)
         for name in ("max_iter", "nb_targets", "queries"):
             whole(name, getattr(self, name))
-        if self.estimator.nb_classes < 4:
-            raise ValueError("the targeted ratio of logits needs at least four classes")
+        four_classes(self.estimator.nb_classes)
 
     def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        apgd = BatchedAutoPGD(self.estimator, self.eps, max_iter=self.max_iter)
-        targeted = AutoPGDTargeted(self.estimator, self.eps, max_iter=self.max_iter, nb_targets=self.nb_targets)
+        apgd = BatchedAutoPGD(self.estimator, eps=self.eps, max_iter=self.max_iter)
+        targeted = AutoPGDTargeted(self.estimator, eps=self.eps, max_iter=self.max_iter, nb_targets=self.nb_targets)
         fab = FastAdaptiveBoundary(self.estimator, max_iter=self.max_iter, nb_targets=self.nb_targets)
-        square = BatchedSquare(self.estimator, self.eps, self.queries)
+        square = BatchedSquare(self.estimator, eps=self.eps, max_iter=self.queries)
 
         def boundary(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             """FAB's smallest success, drawn into the ball where it lies outside."""

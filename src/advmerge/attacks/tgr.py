@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from art.estimators.classification import PyTorchClassifier
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from advmerge.attacks.ascent import ASCENT, ascend, check_ascent, loss_gradient
-from advmerge.attacks.base import TorchAttack
+from advmerge.attacks.ascent import MomentumAttack
 from advmerge.attacks.transformer import hooked, transformer
 
 # What is left of a gradient at each place, as in the authors' code.
@@ -71,49 +69,15 @@ def _unfused(vit: Any) -> Iterator[None]:
             block.attn.fused_attn = fused
 
 
-class TGR(TorchAttack):
+class TGR(MomentumAttack):
     """MI-FGSM whose backward pass drops the extreme token gradients in each block and damps the others.
 
     Extremes are each image's own; the authors' code takes those of a batch's first image. Refuses, when it is
     run, a model that is no vision transformer of timm.
-
-    Args:
-        eps: radius of the L-infinity ball, in [0, 1] pixels.
-        eps_step: length of a step; ``eps / max_iter`` if not given.
-        max_iter: steps.
-        decay: of the momentum.
     """
 
-    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, *ASCENT]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float,
-        eps_step: float | None = None,
-        max_iter: int = 10,
-        decay: float = 1.0,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.eps = eps
-        self.eps_step = eps_step
-        self.max_iter = max_iter
-        self.decay = decay
-        self._check_params()
-
-    def _check_params(self) -> None:
-        check_ascent(self.eps, self.eps_step, self.max_iter, self.decay)
-
-    def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
         vit = transformer(self.model, type(self).__name__)
         with _unfused(vit), hooked(_calm(vit)):
-            return ascend(
-                images,
-                labels,
-                loss_gradient(self.model),
-                eps=self.eps,
-                eps_step=self.eps_step,
-                max_iter=self.max_iter,
-                decay=self.decay,
-            )
+            yield

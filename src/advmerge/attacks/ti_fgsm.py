@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from art.estimators.classification import PyTorchClassifier
 from torch.nn import functional
 
-from advmerge.attacks.ascent import ASCENT, Gradient, ascend, check_ascent, loss_gradient
-from advmerge.attacks.base import TorchAttack, whole
+from advmerge.attacks.ascent import Gradient, MomentumAttack, loss_gradient
+from advmerge.attacks.base import whole
 
 
 def smoothed(gradient: Gradient, kernel_size: int) -> Gradient:
@@ -34,49 +31,18 @@ def check_kernel(size: int) -> None:
         raise ValueError(f"kernel_size must be odd, not {size}")
 
 
-class TIFGSM(TorchAttack):
+class TIFGSM(MomentumAttack):
     """MI-FGSM whose gradient is convolved with a Gaussian: that of the image moved by a few pixels.
 
     Args:
-        eps: radius of the L-infinity ball, in [0, 1] pixels.
-        eps_step: length of a step; ``eps / max_iter`` if not given.
-        max_iter: steps.
-        decay: of the momentum.
         kernel_size: side of the Gaussian, in pixels, odd; the paper's 15 is for images of 299.
     """
 
-    attack_params: ClassVar[list[str]] = [*TorchAttack.attack_params, *ASCENT, "kernel_size"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float,
-        eps_step: float | None = None,
-        max_iter: int = 10,
-        decay: float = 1.0,
-        kernel_size: int = 15,
-        batch_size: int = 128,
-    ) -> None:
-        super().__init__(estimator, batch_size)
-        self.eps = eps
-        self.eps_step = eps_step
-        self.max_iter = max_iter
-        self.decay = decay
-        self.kernel_size = kernel_size
-        self._check_params()
+    kernel_size: int = 15
 
     def _check_params(self) -> None:
-        check_ascent(self.eps, self.eps_step, self.max_iter, self.decay)
+        super()._check_params()
         check_kernel(self.kernel_size)
 
-    def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        gradient = smoothed(loss_gradient(self.model), self.kernel_size)
-        return ascend(
-            images,
-            labels,
-            gradient,
-            eps=self.eps,
-            eps_step=self.eps_step,
-            max_iter=self.max_iter,
-            decay=self.decay,
-        )
+    def gradient(self, images: torch.Tensor) -> Gradient:
+        return smoothed(loss_gradient(self.model), self.kernel_size)
