@@ -46,6 +46,7 @@ def test_ours_are_all_listed_here() -> None:
         resolve("Nonsense")
     listed = str(caught.value).partition("choose one of: ")[2].split(", ")
     assert sorted(set(listed) - set(dir(art.attacks.evasion))) == OURS
+    assert not set(listed) & registry.BROKEN.keys()
 
 
 def test_an_attack_is_found_through_whatever_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +67,12 @@ def test_the_rest_is_art() -> None:
     assert resolve("SquareAttack") is art.attacks.evasion.SquareAttack
     assert module_of("SquareAttack") is None
     assert module_of("bridge") is None
+
+
+def test_what_replaces_stock_attacks_is_ours() -> None:
+    for method, (instead, _) in registry.BROKEN.items():
+        assert hasattr(art.attacks.evasion, method)
+        assert instead in OURS
 
 
 @pytest.mark.parametrize("method", ["Nonsense", "EvasionAttack", "np", "TorchAttack", "MomentumAttack", "importlib"])
@@ -90,7 +97,6 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("MomentumIterativeMethod", {"eps": 0.03, "eps_step": 0.01, "decay": 1.0}),
     ("SquareAttack", {"eps": 0.03, "max_iter": 10, "norm": "inf"}),
     ("UniformNoise", {"eps": 0.03}),
-    ("AutoProjectedGradientDescent", {"eps": 0.03, "eps_step": 0.06}),
     ("BatchedDeepFool", {"nb_grads": 3}),
     ("BatchedCarliniL2", {"confidence": 1}),
     ("BatchedAutoPGD", {"eps": 0.03, "norm": "inf", "loss_type": "difference_logits_ratio"}),
@@ -112,6 +118,7 @@ def test_good_options_pass(method: str, options: dict[str, Any]) -> None:
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("Nonsense", {}, "unknown attack method 'Nonsense'"),
+    *((method, {}, f"ART's {method} .*; use {instead}$") for method, (instead, _) in registry.BROKEN.items()),
     (
         "FastGradientMethod",
         {"epsilon": 0.1},

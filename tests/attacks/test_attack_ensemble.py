@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from art.attacks.evasion import CarliniLInfMethod
 from torch import nn
 from victims import Victim
 
@@ -80,15 +79,6 @@ def test_carlini_linf_reaches_its_confidence(victim: Victim) -> None:
     column = few.labels[:, None]
     lead = logits.scatter(1, column, -torch.inf).amax(1) - logits.gather(1, column)[:, 0]
     assert (lead >= 2 - 1e-4).all()
-
-
-def test_stock_carlini_linf_leaves_images_as_they_were(victim: Victim) -> None:
-    """ART 1.20.1, with its defaults. When this fails, ART has mended it."""
-    few = some(victim, 2)
-    stock = CarliniLInfMethod(art_classifier(victim.model, (1, 8, 8), 10), verbose=False)
-    theirs = torch.from_numpy(stock.generate(few.images.numpy(), few.labels.numpy()))
-    assert share(few, theirs) == 0
-    assert share(few, ours(few, "BatchedCarliniLInf")) == 1
 
 
 # --- APGD-T

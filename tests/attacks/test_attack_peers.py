@@ -8,12 +8,10 @@ import foolbox
 import pytest
 import torch
 import torchattacks
-from art.attacks.evasion import DeepFool
-from torch import nn
 from torch.nn import functional
 from victims import Victim
 
-from advmerge.attacks.bridge import art_classifier, craft
+from advmerge.attacks.bridge import craft
 
 EPS, STEP, STEPS = 0.1, 0.025, 8
 
@@ -129,37 +127,3 @@ def test_apgd_in_l2_is_as_good_as_torchattacks(victim: Victim) -> None:
     found = ours(victim, "BatchedAutoPGD", eps=0.4, norm=2, max_iter=20)
     peer = torchattacks.APGD(victim.model, norm="L2", eps=0.4, steps=20, seed=0)(victim.images, victim.labels)
     assert victim.fooled(found).float().mean() >= victim.fooled(peer).float().mean()
-
-
-class HundredClasses(nn.Module):
-    """The victim's ten logits at every tenth of a hundred classes; the others are constant and unlikely."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.inner = model
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits = self.inner(images)
-        return torch.full((len(logits), 100), -50.0).index_copy(1, torch.arange(5, 100, 10), logits)
-
-
-@pytest.mark.parametrize(("nb_grads", "right"), [(100, True), (10, False)])
-def test_stock_deepfool_is_right_only_with_every_class(victim: Victim, nb_grads: int, right: bool) -> None:
-    """With a subset, ART 1.20.1 looks up the own logit by position in the subset: its steps have any length.
-
-    When the second case fails, ART has mended it.
-    """
-    wide = HundredClasses(victim.model)
-    good = ~victim.fooled(victim.images)
-    images, labels = victim.images[good][:16], 5 + 10 * victim.labels[good][:16]
-
-    classifier = art_classifier(wide, (1, 8, 8), 100)
-    stock = DeepFool(classifier, max_iter=20, nb_grads=nb_grads, epsilon=0.02, batch_size=16, verbose=False)
-    theirs = torch.from_numpy(stock.generate(images.numpy()))
-    options = {"nb_grads": nb_grads, "max_iter": 20}
-    mine = craft(wide, images, labels, "BatchedDeepFool", options, seed=(0,), classes=100, batch_size=16)
-
-    assert (wide(mine).argmax(1) != labels).all()
-    assert (wide(theirs).argmax(1) != labels).all()
-    ratio = ((theirs - images).flatten(1).norm(dim=1) / (mine - images).flatten(1).norm(dim=1)).median()
-    assert ratio == pytest.approx(1, abs=0.05) if right else ratio > 1.5

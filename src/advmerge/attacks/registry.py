@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 # Keywords of ART's constructors that are not the study's: the bridge gives two and silences the others.
 _RESERVED = {"estimator", "classifier", "verbose", "summary_writer"}
 
+# What ART 1.20.1 gets wrong, and what a study names instead. Each fault is a test in tests/attacks/test_stock_faults.py.
+BROKEN = {
+    "AutoAttack": (
+        "StandardAutoAttack",
+        "is not the published ensemble and gives images that it does not fool back clean",
+    ),
+    "AutoConjugateGradient": ("BatchedAutoPGD", "gives random noise for images that it does not fool"),
+    "AutoProjectedGradientDescent": ("BatchedAutoPGD", "gives random noise for images that it does not fool"),
+    "CarliniL2Method": ("BatchedCarliniL2", "loses the lower bound of its search for c"),
+    "CarliniLInfMethod": ("BatchedCarliniLInf", "gives images back as they were"),
+    "DeepFool": ("BatchedDeepFool", "measures its steps by another class's logit when nb_grads is below the classes"),
+}
+
 
 @cache
 def _ours() -> dict[str, str]:
@@ -61,7 +74,7 @@ def resolve(method: str) -> type[EvasionAttack]:
         if isinstance(value, type) and issubclass(value, EvasionAttack)
     }
     if method not in found:
-        raise unknown("attack method", method, [*_ours(), *found])
+        raise unknown("attack method", method, [*_ours(), *(name for name in found if name not in BROKEN)])
     return found[method]
 
 
@@ -81,11 +94,14 @@ def check(name: str, method: str, options: Mapping[str, Any]) -> None:
         options: keywords of the attack's constructor, as the study gives them.
 
     Raises:
-        StudyError: no such method or option, a targeted attack, no ``eps`` for an attack that has one (ART's
+        StudyError: no such method or option, one that ART gets wrong, a targeted attack, no ``eps`` for an attack that has one (ART's
             default is .3), an ``eps`` above 1 in L-infinity, a step of more than twice ``eps`` (ART's
             default is .1), or a value the attack itself refuses. One sentence, starting ``attacks.<name>``.
     """
     where = f"attacks.{name}"
+    if method in BROKEN:
+        instead, fault = BROKEN[method]
+        raise StudyError(f"{where}: ART's {method} {fault}; use {instead}")
     try:
         attack = resolve(method)
     except StudyError as error:
