@@ -295,6 +295,16 @@ def test_della_drops_small_entries_more_often() -> None:
     assert left[:, 4].unique().tolist() == pytest.approx([0, 5 / 0.7])
 
 
+def test_della_by_hand() -> None:
+    """p = 0.4, ε = 0.2, four entries: chances 0.3, 0.3667, 0.4333, 0.5 from the largest to the smallest."""
+    vector = torch.tensor([[3.0, -1.0, -4.0, 2.0], [1.0, 2.0, 3.0, 4.0]])
+    chances = torch.tensor([[11 / 30, 0.5, 0.3, 13 / 30], [0.5, 13 / 30, 11 / 30, 0.3]])
+    draws = torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
+    assert (draws < chances).any() and (draws >= chances).any()
+    expected = vector * (draws >= chances) / (1 - chances)
+    torch.testing.assert_close(drop_by_magnitude(vector, 0.4, 0.2, torch.Generator().manual_seed(1)), expected)
+
+
 def test_della_ranks_rows_of_matrices_kernels_and_whole_vectors() -> None:
     generator = torch.Generator().manual_seed(0)
     for shape in ((7,), (3, 7), (2, 3, 4, 4), (1,), ()):
@@ -320,10 +330,10 @@ def test_breadcrumbs_by_hand() -> None:
 def explicit_pcb(vectors: np.ndarray, keep: float, clip: float, scale: float) -> np.ndarray:
     """PCB on a [T, n] array by full sorts in float64."""
     tasks, size = vectors.shape
-    cut, out_top, out_bottom = int(clip * size), np.zeros(size), np.zeros(size)
+    out_top, out_bottom = np.zeros(size), np.zeros(size)
     for vector in vectors:
         magnitudes = np.sort(np.abs(vector))
-        low, high = magnitudes[cut], magnitudes[size - 1 - cut]
+        low, high = magnitudes[int(size * clip)], magnitudes[int(size * (1 - clip) - 1)]
         clipped = np.clip(np.abs(vector), low, high)
         score = np.exp(tasks * ((clipped - low) / (high - low)) ** 2) * np.tanh(vector * vectors.sum(0))
         least = np.sort(score)[::-1][int(np.ceil(keep * size)) - 1]
@@ -334,7 +344,9 @@ def explicit_pcb(vectors: np.ndarray, keep: float, clip: float, scale: float) ->
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from([0.05, 0.2, 0.7]), st.sampled_from([0, 0.01, 0.1]))
+@given(
+    st.integers(0, 10**6), st.integers(2, 4), st.sampled_from([0.05, 0.2, 0.7]), st.sampled_from([0, 1e-4, 0.01, 0.1])
+)
 def test_pcb_equals_the_explicit_formula(seed: int, tasks: int, keep: float, clip: float) -> None:
     vectors = np.random.default_rng(seed).normal(size=(tasks, 200)).astype(np.float32)
     pretrained = {"a": torch.zeros(10, 12), "b": torch.zeros(80)}
@@ -344,6 +356,15 @@ def test_pcb_equals_the_explicit_formula(seed: int, tasks: int, keep: float, cli
     ours = merge("pcb", pretrained, experts, keep=keep, clip=clip, scale=1.2)
     flat = torch.cat([ours["a"].flatten(), ours["b"]]).numpy()
     np.testing.assert_allclose(flat, explicit_pcb(vectors.astype(np.float64), keep, clip, 1.2), rtol=2e-3, atol=1e-3)
+
+
+def test_pcb_by_hand() -> None:
+    # Στ = [4, 0, 4]. Scores of the first: exp(2 · [0, ¼, 1]) · tanh([4, 0, 12]) = [0.99933, 0, 7.38906]; the second's are
+    # those in reverse. Less the least and over the greatest: w = 0.135245 and 1. (1 w + 3) / (w + 1) = 2.761734.
+    vectors = [1.0, -2.0, 3.0], [3.0, 2.0, 1.0]
+    assert merged("pcb", *vectors, keep=1, clip=0, scale=1) == pytest.approx([2.761734, 0, 2.761734], rel=1e-5)
+    # A tenth clips none of three at the lower end and one at the upper: [1, 2, 2]. (1 w + 2) / (w + 1) = 1.880867.
+    assert merged("pcb", *vectors, keep=1, clip=0.1, scale=1) == pytest.approx([1.880867, 0, 1.880867], rel=1e-5)
 
 
 def test_pcb_that_keeps_nothing_is_the_pretrained_model() -> None:
@@ -487,7 +508,7 @@ def test_iso_cts_equals_the_explicit_construction() -> None:
     pretrained, finetuned = matrices(4, 2, (9, 7))
     vectors = [(e["fc.weight"] - pretrained["fc.weight"]).double().numpy() for e in finetuned.values()]
     u, s, v = np.linalg.svd(sum(vectors), full_matrices=False)
-    shared = 3  # 7 · 0.5 rounded up, until the other 4 are two for each task
+    shared = 3  # 7 − ⌊0.4 · 7⌋ = 5 is nearest to two for each task, which leaves three
     lefts, values, rights = [u[:, :shared]], [s[:shared]], [v[:shared]]
     for vector in vectors:
         a, b, c = np.linalg.svd((np.eye(9) - u[:, :shared] @ u[:, :shared].T) @ vector, full_matrices=False)
@@ -505,6 +526,14 @@ def test_iso_cts_of_the_usual_share_rounds_as_whole_numbers_do() -> None:
     torch.testing.assert_close(values, values.mean().expand(10), rtol=1e-4, atol=1e-4)
     one = merge("iso_c", pretrained, finetuned, scale=1)["fc.weight"] - pretrained["fc.weight"]
     assert not torch.allclose(ours, one, atol=1e-2)
+
+
+def test_iso_cts_of_many_tasks_gives_them_no_more_directions_than_there_are() -> None:
+    """Four directions, seven tasks, nothing common: 4/7 rounds to one a task, which is too many; so all are common."""
+    pretrained, finetuned = matrices(6, 7, (4, 5))
+    one = merge("iso_c", pretrained, finetuned, scale=1)
+    two = merge("iso_cts", pretrained, finetuned, scale=1, common=0)
+    torch.testing.assert_close(one["fc.weight"], two["fc.weight"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -42,12 +42,13 @@ def bounds_and_limits(
     del seed
     shapes = specification(pretrained)
     size = sum(torch.Size(shapes[name][1]).numel() for name in floating(pretrained))
-    tasks, cut, count = len(finetuned), int(clip * size), int(-(-keep * size // 1))
+    tasks, count = len(finetuned), int(-(-keep * size // 1))
+    high, low = size - int(size * (1 - clip) - 1), size - int(size * clip)  # ranks, as the authors' code rounds them
 
     def magnitudes() -> Iterator[list[Tensor]]:
         return ([vector.abs() for vector in vectors] for _, vectors in task_vectors(pretrained, finetuned, CHUNK))
 
-    bounds = largest(magnitudes, [[1 + cut, size - cut]] * tasks)
+    bounds = largest(magnitudes, [[high, low]] * tasks)
     if not count:
         return {"bounds": bounds, "limits": [[float("inf"), float("inf")]] * tasks}
 
@@ -71,8 +72,9 @@ def pcb(
 
     Du et al., "Parameter Competition Balancing for Model Merging", NeurIPS 2024. β_t grows with the score
     exp(T · norm(|τ_t|)²) · tanh(τ_t ⊙ Στ), within tasks and between them: it is the score's height above the
-    keep-share's least, over the whole model, in [0, 1]; the rest is zero. As in the authors' code the magnitudes
-    are clipped first, since one outlier would else set the scale of all.
+    keep-share's least, over the whole model, in [0, 1]; the rest is zero. As in ``pcb-merging.py`` of the authors' code
+    the magnitudes are clipped first, since one outlier would else set the scale of all, and tanh of the raw products
+    stands for the paper's softmax; their vision scripts clip one hundredth.
 
     Args:
         pretrained: θ_0.
@@ -80,7 +82,8 @@ def pcb(
         place: holds the bounds and limits of each task.
         scale: λ.
         keep: share of entries that compete.
-        clip: share of entries clipped at either end of the magnitudes, in scores and in the sum.
+        clip: share of entries clipped at either end of the magnitudes, in scores and in the sum: ⌊clip · n⌋ of the
+            least, ⌈clip · n⌉ of the greatest.
     """
     del keep, clip
     vectors = [expert - pretrained for expert in finetuned]

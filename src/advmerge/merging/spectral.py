@@ -92,13 +92,13 @@ def iso_cts(
         finetuned: θ_t.
         place: its name tells matrices.
         scale: α, chosen on validation data in the paper; about 1.5.
-        common: k/r; k is rounded up until r − k divides by T.
+        common: k/r; as in the authors' code r − ⌊common · r⌋ is rounded to the nearest multiple of T.
     """
     if not is_matrix(place.name, pretrained):
         return pretrained + scale * mean_vector(pretrained, finetuned)
     vectors = [expert - pretrained for expert in finetuned]
     size = min(pretrained.shape)
-    own = int((1 - common) * size + 1e-9) // len(vectors)  # a task
+    own = min(round((size - int(common * size + 1e-9)) / len(vectors)), size // len(vectors))  # a task
     shared = size - own * len(vectors)
     left, values, right = torch.linalg.svd(torch.stack(vectors).sum(0), full_matrices=False)
     left, values, right = left[:, :shared], values[:shared], right[:shared]
