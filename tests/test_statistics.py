@@ -327,6 +327,27 @@ def test_bootstrap_is_paired_and_stable():
     assert other["low"].tolist() != result["low"].tolist()
 
 
+def test_a_resample_is_the_outcomes_with_images_repeated(simulated):
+    outcomes = simulated[0][simulated[0]["image"] < 25].reset_index(drop=True)
+    for denominator in ("both", "fooled"):
+        counted = statistics.tally(outcomes, statistics.METHOD, denominator, bootstrap=3, seed=7)
+        drawn = {task: statistics._resample_weights(25, 3, 7, task) for task in TASKS[:3]}
+        weight = [drawn[task][2, image] for task, image in zip(outcomes["task"], outcomes["image"], strict=True)]
+        for k, rows in ((0, outcomes), (3, outcomes.loc[np.repeat(outcomes.index, np.array(weight, dtype=int))])):
+            chosen = rows[statistics.mask(rows, denominator)]
+            fooled = [chosen[f"{model}_adversarial"] != chosen["label"] for model in ("surrogate", "target")]
+            groups = chosen.assign(n=1, s=fooled[0], t=fooled[1]).groupby(
+                statistics.METHOD, observed=True, dropna=False
+            )
+            expected = counted.keys.merge(groups[["n", "s", "t"]].sum().reset_index(), how="left").fillna({"n": 0})
+            assert (expected[["n", "s", "t"]].fillna(0) == counted.counts[k].T).all(axis=None)
+        chosen = statistics.mask(outcomes, denominator)
+        assert ((counted.group >= 0) == chosen).all()
+        images = outcomes[chosen].assign(group=counted.group[chosen]).drop_duplicates(["group", "task", "image"])
+        assert (images.groupby("group").size().reindex(range(len(counted.images))).fillna(0) == counted.images).all()
+        assert len(set(counted.unit)) == len(outcomes[["task", "image"]].drop_duplicates()) == 75
+
+
 def test_known_effects_are_found(simulated):
     attacks = statistics.without_controls(simulated[0], statistics.CONTROLS)
     ratio = statistics.relative(attacks, ["surrogate", "target"]).set_index(["surrogate", "target"])

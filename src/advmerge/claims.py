@@ -315,10 +315,13 @@ class Cells:
         table: a row a cell, with every column of :data:`COLUMNS`.
         counts: [1 + resamples, 3, cells]: rows of the denominator, surrogate fooled, target fooled; the table itself
             first.
+        cell, image: [rows]: the cell of each row of the outcomes, -1 outside the denominator; its image's number.
     """
 
     table: pandas.DataFrame
     counts: numpy.ndarray
+    cell: numpy.ndarray
+    image: numpy.ndarray
 
 
 def described(table: pandas.DataFrame, accuracy: pandas.DataFrame, names: Names) -> pandas.DataFrame:
@@ -356,60 +359,38 @@ def tally(
     bootstrap: int = 0,
     seed: int = 0,
 ) -> Cells:
-    """Count every cell, in the outcomes and in each resample of their images within tasks.
-
-    The resamples are those of :func:`statistics.relative`: an image comes with all its rows, in all cells.
-    """
-    import numpy as np
-
-    label = outcomes["label"]
-    chosen = statistics.mask(outcomes, denominator)
-    flags = [
-        chosen.to_numpy(),
-        (chosen & (outcomes["surrogate_adversarial"] != label)).to_numpy(),
-        (chosen & (outcomes["target_adversarial"] != label)).to_numpy(),
-    ]
-    found = outcomes.groupby(statistics.CELL, observed=True, dropna=False).ngroup()
-    keys = outcomes[statistics.CELL].assign(_found=found).drop_duplicates("_found")
-    keys = keys.astype(dict.fromkeys(["task", "surrogate", "attack", "target"], "str"))
-    keys = keys.sort_values(statistics.CELL, ignore_index=True)
-    cell = np.argsort(keys["_found"].to_numpy())[found.to_numpy()]
-    counts = np.zeros((1 + bootstrap, 3, len(keys)))
-    task = outcomes["task"].astype(object).to_numpy()
-    for name in sorted(set(task)):
-        rows = np.flatnonzero(task == name)
-        images, image = np.unique(outcomes["image"].to_numpy()[rows], return_inverse=True)
-        local, here = np.unique(cell[rows], return_inverse=True)
-        weights = np.ones((1, len(images)))
-        if bootstrap:
-            weights = np.vstack([weights, statistics._resample_weights(len(images), bootstrap, seed, name)])
-        place = image * len(local) + here
-        for k, flag in enumerate(flags):
-            grid = np.bincount(place, flag[rows], len(images) * len(local)).reshape(len(images), len(local))
-            counts[:, k, local] = weights @ grid
-    return Cells(described(keys.drop(columns="_found"), accuracy, names), counts)
+    """Count every cell by :func:`statistics.tally`: an image comes with all its rows, in all cells."""
+    counted = statistics.tally(outcomes, statistics.CELL, denominator, bootstrap, seed)
+    table = described(counted.keys, accuracy, names)
+    return Cells(table, counted.counts, counted.group, counted.unit)
 
 
 def matching(table: pandas.DataFrame, filters: Mapping[str, Any]) -> numpy.ndarray:
     """Which cells have the values that the filters ask for."""
     import numpy as np
+    import pandas as pd
 
     chosen = np.ones(len(table), dtype=bool)
     for column, wanted in filters.items():
         if wanted == ANY:
             continue
-        values = [None if isinstance(value, float) and value != value else value for value in table[column].tolist()]
-        if isinstance(wanted, dict):
-            for key, bound in wanted.items():
-                if key == "not":
-                    chosen &= [not any(_same(value, one) for one in _listed(wanted)) for value in values]
-                else:
-                    limit = _number(bound)
-                    chosen &= [v is not None and (v > limit if key == "above" else v < limit) for v in values]
-        else:
-            listed = _listed(wanted)
-            chosen &= [any(_same(value, one) for one in listed) for value in values]
+        place, values = pd.factorize(table[column].astype(object), use_na_sentinel=False)
+        fits = [_fits(None if value != value else value, wanted) for value in values]
+        chosen &= np.array(fits, dtype=bool)[place]
     return chosen
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a cell's value is what a filter asks for."""
+    if not isinstance(wanted, dict):
+        return any(_same(value, one) for one in _listed(wanted))
+    for key, bound in wanted.items():
+        if key == "not":
+            if any(_same(value, one) for one in _listed(wanted)):
+                return False
+        elif value is None or not (value > _number(bound) if key == "above" else value < _number(bound)):
+            return False
+    return True
 
 
 # ── cases and the number that a test makes of them ──────────────────────────────────────────────────────────
@@ -434,15 +415,15 @@ def cases(claim: Claim, table: pandas.DataFrame) -> list[Case]:
     in_a = selected & matching(table, claim.a or {})
     in_b = selected & matching(table, claim.b or {})
     groups = _groups(table, selected, claim.match)
+    level = table[claim.along].tolist() if claim.along else []
     if claim.test == "extreme":
         return _rivalry(table, groups, in_a, str(claim.rivals))
     found = []
     for group in groups:
         if claim.test == "trend":
-            if len({table[claim.along][k] for k in group}) >= LEVELS:
+            if len({level[k] for k in group}) >= LEVELS:
                 found.append(Case(tuple(group)))
         elif claim.along:
-            level = table[claim.along]
             ordered = sorted(group, key=lambda k: (level[k], k))
             found += [Case((high,), (low,)) for low, high in combinations(ordered, 2) if level[low] < level[high]]
         elif claim.a is None:
@@ -465,15 +446,15 @@ def _groups(table: pandas.DataFrame, selected: numpy.ndarray, by: Sequence[str])
 
 def _rivalry(table: pandas.DataFrame, groups: Iterator[list[int]], in_a: numpy.ndarray, rivals: str) -> list[Case]:
     """A case a rival, over the groups in which a and every rival are."""
-    groups_of = list(groups)
-    everyone = {table[rivals][k] for group in groups_of for k in group}
-    whole = [group for group in groups_of if {table[rivals][k] for k in group} == everyone]
+    groups_of, names = list(groups), table[rivals].astype(str).tolist()
+    everyone = {names[k] for group in groups_of for k in group}
+    whole = [group for group in groups_of if {names[k] for k in group} == everyone]
     cells = [k for group in whole for k in group]
     a = tuple(k for k in cells if in_a[k])
-    others = sorted({str(table[rivals][k]) for k in cells if not in_a[k]})
+    others = sorted({names[k] for k in cells if not in_a[k]})
     if not a:
         return []
-    return [Case(a, tuple(k for k in cells if str(table[rivals][k]) == name and not in_a[k]), name) for name in others]
+    return [Case(a, tuple(k for k in cells if names[k] == name and not in_a[k]), name) for name in others]
 
 
 def case_values(
@@ -487,16 +468,20 @@ def case_values(
     import scipy.sparse as sp
 
     def measured(groups: Sequence[tuple[int, ...]]) -> numpy.ndarray:
-        columns = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-        rows = np.concatenate([np.asarray(group, dtype=int) for group in groups])
-        member = sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(counts.shape[2], len(groups)))
-        pooled = (counts.reshape(-1, counts.shape[2]) @ member).reshape(len(counts), 3, len(groups))
-        return MEASURES[claim.measure](*pooled.transpose(1, 0, 2))
+        rows = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        cells = np.concatenate([np.asarray(group, dtype=int) for group in groups])
+        ones = np.ones(len(cells), dtype=counts.dtype)
+        member = sp.csr_matrix((ones, (rows, cells)), shape=(len(groups), counts.shape[2]))
+        pooled = (member @ counts.T.reshape(counts.shape[2], -1)).reshape(len(groups), 3, len(counts))
+        return MEASURES[claim.measure](*pooled.transpose(1, 2, 0))
 
     if claim.test == "trend":
-        single = MEASURES[claim.measure](*counts.transpose(1, 0, 2))
-        single = single - single[0] if centred else single
-        return np.stack([_spearman(single[:, case.a], table[claim.along].to_numpy()[[*case.a]]) for case in found], 1)
+        correlations = []
+        for case in found:
+            single = MEASURES[claim.measure](*counts[:, :, [*case.a]].transpose(1, 0, 2))
+            single = single - single[0] if centred else single
+            correlations.append(_spearman(single, table[claim.along].to_numpy()[[*case.a]]))
+        return np.stack(correlations, 1)
     values = measured([case.a for case in found])
     values = values - measured([case.b for case in found]) if found[0].b else values
     return values - values[0] if centred else values
@@ -630,7 +615,7 @@ def evaluate(
         name: tally(outcomes, accuracy, names, name, bootstrap if name in used else 0, seed)
         for name in statistics.DENOMINATORS
     }
-    found = [_evaluated(claim, outcomes, tallies, names, confidence) for claim in claims]
+    found = [_evaluated(claim, tallies, names, confidence) for claim in claims]
 
     from advmerge.comparison import holm
 
@@ -644,9 +629,7 @@ def evaluate(
     return {"confidence": confidence, "resamples": bootstrap, "claims": found, "cells": cells}
 
 
-def _evaluated(
-    claim: Claim, outcomes: pandas.DataFrame, tallies: Mapping[str, Cells], names: Names, confidence: float
-) -> dict[str, Any]:
+def _evaluated(claim: Claim, tallies: Mapping[str, Cells], names: Names, confidence: float) -> dict[str, Any]:
     """Everything about a claim that does not depend on the others."""
     import numpy as np
 
@@ -676,10 +659,11 @@ def _evaluated(
         return {**entry, "reason": f"the study lacks the variation: {lacks}" if claim.match else "no cell matches"}
     values = number(claim, found, table, cells.counts)
     members = sorted({k for case in found for k in (*case.a, *case.b)})
-    rows = _rows_of(outcomes, table.iloc[members], claim.denominator)
+    member = np.zeros(len(table) + 1, dtype=bool)  # the last is that of rows outside the denominator
+    member[members] = True
     entry |= {
         "n": int(cells.counts[0, 0, members].sum()),
-        "images": len(rows.drop_duplicates()),
+        "images": len(np.unique(cells.image[member[cells.cell]])),
         "n_cells": len(members),
         "n_cases": len(found),
         "by_denominator": {
@@ -693,13 +677,14 @@ def _evaluated(
     if np.isnan(values[0]):
         return {**entry, "reason": "no image is in the denominator"}
     for task in sorted(set(table["task"].iloc[members])):
-        here = [_within(case, (table["task"] == task).to_numpy()) for case in found]
+        local = (table["task"] == task).to_numpy()
+        here = [_within(case, local) for case in found]
         here = [case for case, whole in zip(here, found, strict=True) if case.a and bool(case.b) == bool(whole.b)]
-        local = number(claim, here, table, cells.counts[:1])[0] if here else np.nan
-        if not np.isnan(local):
+        effect = number(claim, here, table, cells.counts[:1])[0] if here else np.nan
+        if not np.isnan(effect):
             entry["tasks"] += 1
             entry["tasks_agreeing"] += int(
-                local > claim.margin if claim.direction == "greater" else local < claim.margin
+                effect > claim.margin if claim.direction == "greater" else effect < claim.margin
             )
     low, high, p = interval(values, claim.margin, confidence)
     if (strays := chance(claim, found, table, cells.counts)) is not None:
@@ -711,18 +696,6 @@ def _evaluated(
 
 def _within(case: Case, chosen: numpy.ndarray) -> Case:
     return Case(tuple(k for k in case.a if chosen[k]), tuple(k for k in case.b if chosen[k]), case.name)
-
-
-def _rows_of(outcomes: pandas.DataFrame, cells: pandas.DataFrame, denominator: str) -> pandas.DataFrame:
-    """(task, image) of the denominator's rows of some cells."""
-    chosen = outcomes[statistics.mask(outcomes, denominator)]
-    axes = [column for column in statistics.CELL if column != "eps"]
-    for column in axes:  # a first, cheap cut
-        chosen = chosen[chosen[column].isin(set(cells[column]))]
-    keys = (
-        chosen[statistics.CELL].astype(dict.fromkeys(axes, "str")).assign(task_=chosen["task"], image_=chosen["image"])
-    )
-    return keys.merge(cells[statistics.CELL], on=statistics.CELL)[["task_", "image_"]]
 
 
 def _reason(claim: Claim, entry: Mapping[str, Any], alpha: float) -> str:

@@ -15,6 +15,7 @@ The module imports nothing heavy, so that the Snakefile may read :data:`TABLES`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from advmerge.errors import StudyError, unknown
@@ -172,6 +173,74 @@ def rates(
     )
 
 
+@dataclass(frozen=True)
+class Tally:
+    """Counts of each group of rows, in the outcomes and in every resample of their images within tasks.
+
+    Attributes:
+        keys: a row a group: its values of the columns grouped by, plain and sorted.
+        counts: [1 + resamples, 3, groups]: rows of the denominator, those in which the surrogate is fooled, those in
+            which the target is. The outcomes themselves come first. Whole numbers.
+        images: [groups]: distinct images among the rows of the denominator.
+        group, unit: [rows]: the group of each row of the outcomes, -1 outside the denominator; and its image's number.
+    """
+
+    keys: pandas.DataFrame
+    counts: numpy.ndarray
+    images: numpy.ndarray
+    group: numpy.ndarray
+    unit: numpy.ndarray
+
+
+def tally(
+    outcomes: pandas.DataFrame, by: Sequence[str], denominator: str = PRIMARY, bootstrap: int = 0, seed: int = 0
+) -> Tally:
+    """Count the groups of rows that share the columns ``by``, in the outcomes and in resamples.
+
+    Each resample draws, within every task, as many images as it has, with replacement, and takes an image with all
+    its rows. All groups see the same resamples, and a task's resamples depend on the seed, its name and its number of
+    images alone.
+
+    Raises:
+        StudyError: an unknown denominator or a missing column.
+    """
+    import numpy as np
+    import pandas as pd
+
+    by = list(by)
+    _require(outcomes, [*by, "task", "image"], "outcomes")
+    label = outcomes["label"]
+    chosen = mask(outcomes, denominator)
+    flags = [
+        chosen.to_numpy(),
+        (chosen & (outcomes["surrogate_adversarial"] != label)).to_numpy(),
+        (chosen & (outcomes["target_adversarial"] != label)).to_numpy(),
+    ]
+    found = outcomes.groupby(by, observed=True, dropna=False).ngroup()
+    keys = _plain_keys(outcomes[by].assign(_found=found).drop_duplicates("_found"), by)
+    group = np.argsort(keys["_found"].to_numpy())[found.to_numpy()]  # row -> its group's position in keys
+
+    # Single precision counts exactly up to 2^24. Group-major: groups are what is gathered later.
+    exact = np.float32 if len(outcomes) < 2**22 else np.float64
+    counts = np.zeros((len(keys), 3, 1 + bootstrap), dtype=exact)
+    images, unit, before = np.zeros(len(keys), dtype=int), np.empty(len(group), dtype=int), 0
+    task, names = pd.factorize(outcomes["task"], sort=True)
+    for k, name in enumerate(names):
+        rows = np.flatnonzero(task == k)
+        units, row_unit = np.unique(outcomes["image"].to_numpy()[rows], return_inverse=True)
+        unit[rows], before = before + row_unit, before + len(units)
+        local, row_group = np.unique(group[rows], return_inverse=True)
+        drawn = np.ones((1, len(units)))
+        if bootstrap:
+            drawn = np.vstack([drawn, _resample_weights(len(units), bootstrap, seed, str(name))])
+        place, size = row_group * len(units) + row_unit, len(local) * len(units)
+        grid = np.stack([np.bincount(place, flag[rows], size).reshape(len(local), -1) for flag in flags], axis=1)
+        images[local] += (grid[:, 0] > 0).sum(axis=1)
+        product = grid.reshape(-1, len(units)).astype(exact) @ drawn.T.astype(exact)
+        counts[local] += product.reshape(len(local), 3, -1)
+    return Tally(keys[by], counts.transpose(2, 1, 0), images, np.where(flags[0], group, -1), unit)
+
+
 def relative(
     outcomes: pandas.DataFrame,
     by: Sequence[str],
@@ -185,9 +254,7 @@ def relative(
     relative = #{t(x') ≠ y in D} / #{s(x') ≠ y in D}, counts pooled over the group; NaN where the surrogate is
     never fooled. It exceeds 1 where the target is fooled more often than the surrogate.
 
-    The intervals are percentiles of a paired bootstrap: each resample draws, within every task, as many
-    images as it has, with replacement, and takes an image with all its rows. All groups see the same
-    resamples, and a task's resamples depend on the seed, its name and its number of images alone. Tasks are
+    The intervals are percentiles of a paired bootstrap, over the resamples of :func:`tally`. Tasks are
     not resampled: the interval speaks of new images of these tasks. Resamples in which the surrogate is
     never fooled are left out. A group whose images all agree gets an interval of no width: read it with
     ``n``.
@@ -203,64 +270,38 @@ def relative(
     Raises:
         StudyError: an unknown denominator or a missing column.
     """
-    import warnings
+    counted = tally(outcomes, by, denominator, bootstrap, seed)
+    n, surrogate, target = counted.counts.transpose(1, 2, 0)  # each [groups, 1 + resamples]
+    transfer_low, transfer_high = _percentiles(share(target, n)[:, 1:], confidence)
+    low, high = _percentiles(share(target, surrogate)[:, 1:], confidence)
+    return counted.keys.assign(
+        denominator=denominator,
+        n=n[:, 0].astype(int),
+        images=counted.images,
+        asr_same=share(surrogate[:, 0], n[:, 0]),
+        transfer_asr=share(target[:, 0], n[:, 0]),
+        transfer_low=transfer_low,
+        transfer_high=transfer_high,
+        relative=share(target[:, 0], surrogate[:, 0]),
+        low=low,
+        high=high,
+    )
 
+
+def _percentiles(values: numpy.ndarray, confidence: float) -> numpy.ndarray:
+    """Ends of the central interval of each row of [groups, resamples], NaN left out: [2, groups]."""
     import numpy as np
 
-    by = list(by)
-    _require(outcomes, [*by, "task", "image"], "outcomes")
-    label = outcomes["label"]
-    chosen = mask(outcomes, denominator)
-    flags = [
-        chosen.to_numpy(),
-        (chosen & (outcomes["surrogate_adversarial"] != label)).to_numpy(),
-        (chosen & (outcomes["target_adversarial"] != label)).to_numpy(),
-    ]
-
-    found = outcomes.groupby(by, observed=True, dropna=False).ngroup()
-    keys = _plain_keys(outcomes[by].assign(_found=found).drop_duplicates("_found"), by)
-    group = np.argsort(keys["_found"].to_numpy())[found.to_numpy()]  # row -> its group's position in keys
-
-    # totals[f] and resampled[f] count flag f per group: in the table itself and in each resample
-    totals = [np.bincount(group, flag, len(keys)) for flag in flags]
-    resampled = [np.zeros((bootstrap, len(keys))) for _ in flags]
-    images = np.zeros(len(keys), dtype=int)
-    task = outcomes["task"].astype(object).to_numpy()
-    for name in sorted(set(task)):
-        rows = np.flatnonzero(task == name)
-        unit, row_unit = np.unique(outcomes["image"].to_numpy()[rows], return_inverse=True)
-        local, row_group = np.unique(group[rows], return_inverse=True)
-        weights = _resample_weights(len(unit), bootstrap, seed, name)
-        cell = row_unit * len(local) + row_group
-        for flag, sums in zip(flags, resampled, strict=True):
-            counts = np.bincount(cell, flag[rows], len(unit) * len(local)).reshape(len(unit), len(local))
-            sums[:, local] += weights @ counts
-            if flag is flags[0]:
-                images[local] += (counts > 0).sum(axis=0)
-
-    def interval(numerator: numpy.ndarray, denominators: numpy.ndarray) -> numpy.ndarray:
-        if not len(keys):
-            return np.empty((2, 0))
-        tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-        with warnings.catch_warnings():
-            # a group without any usable resample gets NaN, and that is the answer
-            warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-            return np.nanquantile(share(numerator, denominators), tails, axis=0)
-
-    transfer = interval(resampled[2], resampled[0])
-    ratio = interval(resampled[2], resampled[1])
-    return keys[by].assign(
-        denominator=denominator,
-        n=totals[0].astype(int),
-        images=images,
-        asr_same=share(totals[1], totals[0]),
-        transfer_asr=share(totals[2], totals[0]),
-        transfer_low=transfer[0],
-        transfer_high=transfer[1],
-        relative=share(totals[2], totals[1]),
-        low=ratio[0],
-        high=ratio[1],
-    )
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    ends = np.full((2, len(values)), np.nan)
+    lacking = np.isnan(values).any(axis=1)
+    if not lacking.all():
+        ends[:, ~lacking] = np.quantile(values[~lacking], tails, axis=1)
+    for k in np.flatnonzero(lacking):
+        usable = values[k][~np.isnan(values[k])]
+        if len(usable):  # else no resample fools the surrogate, and NaN is the answer
+            ends[:, k] = np.quantile(usable, tails)
+    return ends
 
 
 def _resample_weights(units: int, resamples: int, seed: int, task: str) -> numpy.ndarray:
