@@ -7,7 +7,8 @@ compared on the same images. The module imports nothing heavy, so that the Snake
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -29,28 +30,34 @@ TABLES: dict[str, str] = {
 ALL = "(all)"
 """The attack of a row that pools every attack but the controls."""
 
-MODEL_ROWS = 24_000
-"""The mixed model sees about so many rows: of each task the same number of images, drawn by the seed."""
+PRIOR = 5.0
+"""Standard deviation of the normal prior of the mixed model's fixed effects: it bounds what the data do not."""
 
 SETTING = ["attack", "eps"]
 
 
 def transfers(outcomes: pandas.DataFrame) -> pandas.DataFrame:
-    """The rows whose surrogate is not the target itself, names as plain strings, in one order."""
+    """The rows whose surrogate is not the target itself, names as categories in their order, in one order."""
+    import pandas as pd
+
     names = ["task", "surrogate", "attack", "target"]
     rows = outcomes[outcomes["surrogate"].astype(str) != outcomes["target"].astype(str)]
-    return rows.astype(dict.fromkeys(names, str)).sort_values([*names, "eps", "image"], ignore_index=True)
+    found = {name: pd.factorize(rows[name], sort=True) for name in names}
+    rows = rows.assign(
+        **{name: pd.Categorical.from_codes(codes, [*map(str, of)]) for name, (codes, of) in found.items()}
+    )
+    return rows.sort_values([*names, "eps", "image"], ignore_index=True)
 
 
 def holm(p: Any) -> numpy.ndarray:
     """Holm's adjustment of a family of p-values; NaN stays NaN and is no member of the family."""
     import numpy as np
-    from statsmodels.stats.multitest import multipletests
 
     p = np.asarray(p, dtype=float)
-    adjusted, known = np.full(p.shape, np.nan), ~np.isnan(p)
-    if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
+    adjusted, known = np.full(p.shape, np.nan), np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    # statsmodels has it too, but collects garbage at each call, which costs more than all our families together
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
     return adjusted
 
 
@@ -117,8 +124,8 @@ def pairs(
 
     rows = transfers(outcomes)
     found = [
-        table
-        for _, part in rows.groupby("surrogate")
+        table.assign(surrogate=surrogate)
+        for surrogate, part in rows.groupby("surrogate")
         for table in _pairs_of_surrogate(part, confidence, bootstrap, seed, controls)
     ]
     columns = "surrogate attack eps control a b n images only_a only_b asr_a asr_b difference low high odds_ratio"
@@ -132,57 +139,53 @@ def pairs(
 def _pairs_of_surrogate(
     rows: pandas.DataFrame, confidence: float, bootstrap: int, seed: int, controls: Sequence[str]
 ) -> list[pandas.DataFrame]:
+    """The pairs under one surrogate: by attack and budget, then over all attacks."""
     import numpy as np
     import pandas as pd
     from scipy.stats import binomtest, wilcoxon
 
-    fooled = rows["target_adversarial"] != rows["label"]
-    state = fooled.astype(float).where(statistics.both_right(rows))  # NaN: not in the denominator
-    wide = rows.assign(_state=state, eps=rows["eps"].fillna(-1)).pivot_table(
-        index=["task", "image", *SETTING], columns="target", values="_state", aggfunc="first"
-    )
-    keys = wide.index.to_frame(index=False)
-    keys["eps"] = keys["eps"].where(keys["eps"] >= 0)
-    names = keys[SETTING].drop_duplicates().sort_values(SETTING, ignore_index=True)
-    setting = keys.groupby(SETTING, dropna=False).ngroup().to_numpy()
-    real = ~keys["attack"].isin(list(controls)).to_numpy()
-    units = keys[["task", "image"]].drop_duplicates().sort_values(["task", "image"], ignore_index=True)
-    unit = keys.groupby(["task", "image"]).ngroup().to_numpy()
-    task_of_unit = units.groupby("task").ngroup().to_numpy()
-    tasks = task_of_unit.max(initial=-1) + 1
+    def numbered(columns: list[str]) -> tuple[pandas.DataFrame, numpy.ndarray]:
+        keys = rows[columns].drop_duplicates().sort_values(columns, ignore_index=True)
+        return keys.astype(dict.fromkeys(keys.columns.intersection(["task", "attack"]), "str")), rows.groupby(
+            columns, dropna=False
+        ).ngroup().to_numpy()
+
+    units, unit = numbered(["task", "image"])
+    names, setting = numbered(SETTING)
+    targets, target = numbered(["target"])
+    # [images, settings, targets]: 1 fooled, 0 not, -1 no such row or not in the denominator
+    state = np.full((len(units), len(names), len(targets)), -1, dtype=np.int8)
+    fooled = (rows["target_adversarial"] != rows["label"]).to_numpy().astype(np.int8)
+    state[unit, setting, target] = np.where(statistics.both_right(rows), fooled, -1)
+    control = names["attack"].isin(list(controls)).to_numpy()
+    starts = np.flatnonzero(~units["task"].duplicated().to_numpy())  # units are in the order of their tasks
 
     by_setting, pooled, unit_counts = [], [], []
-    for a, b in combinations(wide.columns, 2):
-        in_a, in_b = wide[a].to_numpy(), wide[b].to_numpy()
-        flags = [~np.isnan(in_a + in_b), (in_a == 1) & (in_b == 0), (in_a == 0) & (in_b == 1), (in_a + in_b) == 2]
-        n, only_a, only_b, both = (np.bincount(setting, flag, len(names)) for flag in flags)
-        low, high = paired_difference(only_a, only_b, n, confidence)
-        odds_low, odds_high = paired_odds(only_a, only_b, confidence)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = only_a / only_b
-        differences = np.array(
-            [np.bincount(setting * tasks + task_of_unit[unit], flag, len(names) * tasks) for flag in flags[:3]]
-        ).reshape(3, len(names), tasks)
-        table = names.assign(
-            control=names["attack"].isin(list(controls)), a=a, b=b, n=n.astype(int), images=n.astype(int)
+    for k, m in combinations(range(len(targets)), 2):
+        a, b = targets["target"].iloc[[k, m]].astype(str)
+        in_a, in_b = state[:, :, k], state[:, :, m]
+        in_both = (in_a >= 0) & (in_b >= 0)
+        flags = np.stack([in_both, in_both & (in_a > in_b), in_both & (in_a < in_b), in_both & (in_a + in_b == 2)])
+        per_task = np.add.reduceat(flags, starts, axis=1, dtype=int)  # [4, tasks, settings]
+        n, only_a, only_b, both = per_task.sum(axis=1)
+        by_setting.append(
+            names.assign(
+                **{"control": control, "a": a, "b": b, "n": n, "images": n, "only_a": only_a, "only_b": only_b},
+                asr_a=statistics.share(only_a + both, n),
+                asr_b=statistics.share(only_b + both, n),
+                tasks=(per_task[0] > 0).sum(axis=0),
+                tasks_a_higher=(per_task[1] > per_task[2]).sum(axis=0),
+                _tasks_b_higher=(per_task[1] < per_task[2]).sum(axis=0),
+            )
         )
-        table = table.assign(only_a=only_a.astype(int), only_b=only_b.astype(int))
-        table = table.assign(asr_a=statistics.share(only_a + both, n), asr_b=statistics.share(only_b + both, n))
-        table = table.assign(low=low, high=high, odds_ratio=ratio, odds_low=odds_low, odds_high=odds_high)
-        table = table.assign(test="McNemar, exact", p=mcnemar(only_a, only_b))
-        table = table.assign(tasks=(differences[0] > 0).sum(axis=1))
-        higher, lower = ((differences[i] > differences[j]).sum(axis=1) for i, j in ((1, 2), (2, 1)))
-        table = table.assign(tasks_a_higher=higher, p_tasks=mcnemar(higher, lower))
-        by_setting.append(table[table["n"] > 0])
-
-        counts = np.array([np.bincount(unit, flag & real, len(units)) for flag in flags])
+        counts = flags[:, :, ~control].sum(axis=2)  # [4, images]
         total = counts.sum(axis=1)
         if not total[0]:
             continue
         seen = counts[0] > 0
         excess = (counts[1] - counts[2])[seen] / counts[0][seen]
-        per_task = np.bincount(task_of_unit, counts[1] - counts[2], tasks)
-        signs = int((per_task > 0).sum()), int((per_task < 0).sum())
+        of_tasks = np.add.reduceat(counts, starts, axis=1)
+        signs = int((of_tasks[1] > of_tasks[2]).sum()), int((of_tasks[1] < of_tasks[2]).sum())
         pooled.append(
             {
                 "attack": ALL,
@@ -199,30 +202,40 @@ def _pairs_of_surrogate(
                 "odds_ratio": (total[1] + 0.5) / (total[2] + 0.5),
                 "test": "Wilcoxon signed-rank, images",
                 "p": float(wilcoxon(excess).pvalue) if excess.any() else 1.0,
-                "tasks": int((np.bincount(task_of_unit, counts[0], tasks) > 0).sum()),
+                "tasks": int((of_tasks[0] > 0).sum()),
                 "tasks_a_higher": signs[0],
                 "p_tasks": float(binomtest(signs[0], sum(signs)).pvalue) if sum(signs) else 1.0,
             }
         )
         unit_counts.append(counts[:3])
 
+    found = []
+    if by_setting:
+        table = pd.concat(by_setting, ignore_index=True)
+        table = table[table["n"] > 0]
+        only_a, only_b = table["only_a"].to_numpy(), table["only_b"].to_numpy()
+        low, high = paired_difference(only_a, only_b, table["n"], confidence)
+        odds_low, odds_high = paired_odds(only_a, only_b, confidence)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            table = table.assign(odds_ratio=only_a / only_b)
+        table = table.assign(low=low, high=high, odds_low=odds_low, odds_high=odds_high)
+        table = table.assign(test="McNemar, exact", p=mcnemar(only_a, only_b))
+        table = table.assign(p_tasks=mcnemar(table["tasks_a_higher"], table["_tasks_b_higher"]))
+        found.append(table.drop(columns="_tasks_b_higher"))
     if pooled:
         sums = np.zeros((bootstrap, len(pooled) * 3))
-        for name in sorted(set(units["task"])):
-            here = np.flatnonzero(units["task"] == name)
-            weights = statistics._resample_weights(len(here), bootstrap, seed, name)
+        for name, here in units.groupby("task").indices.items():
+            weights = statistics._resample_weights(len(here), bootstrap, seed, str(name))
             sums += weights @ np.concatenate([counts[:, here] for counts in unit_counts]).T
         drawn = sums.reshape(bootstrap, len(pooled), 3)
         tails = [(1 - confidence) / 2, (1 + confidence) / 2]
         low, high = np.quantile((drawn[..., 1] - drawn[..., 2]) / np.maximum(drawn[..., 0], 1), tails, axis=0)
         odds_low, odds_high = np.quantile((drawn[..., 1] + 0.5) / (drawn[..., 2] + 0.5), tails, axis=0)
-        by_setting.append(pd.DataFrame(pooled).assign(low=low, high=high, odds_low=odds_low, odds_high=odds_high))
-    return [
-        table.assign(surrogate=rows["surrogate"].iloc[0], difference=table["asr_a"] - table["asr_b"])
-        for table in by_setting
-    ]
+        found.append(pd.DataFrame(pooled).assign(low=low, high=high, odds_low=odds_low, odds_high=odds_high))
+    return [table.assign(difference=table["asr_a"] - table["asr_b"]) for table in found]
 
 
+@cache
 def critical_distance(methods: int, blocks: int, alpha: float = 0.05) -> float:
     """Nemenyi's critical distance of average ranks (Demšar 2006)."""
     import numpy as np
@@ -232,6 +245,7 @@ def critical_distance(methods: int, blocks: int, alpha: float = 0.05) -> float:
     return float(q * np.sqrt(methods * (methods + 1) / (6 * blocks)))
 
 
+@cache
 def nemenyi_power(methods: int, blocks: int, shift: float, alpha: float = 0.05, draws: int = 1000) -> float:
     """How often ranks tell apart two methods that differ by ``shift``, simulated.
 
@@ -246,6 +260,7 @@ def nemenyi_power(methods: int, blocks: int, shift: float, alpha: float = 0.05, 
     return float((mean[:, 0] - mean[:, 1] > critical_distance(methods, blocks, alpha)).mean())
 
 
+@cache
 def detectable(methods: int, blocks: int, alpha: float = 0.05, power: float = 0.8) -> float:
     """The smallest shift, in quarters of a standard deviation up to 6, that ranks find with this power; else NaN."""
     for quarters in range(1, 25):
@@ -328,18 +343,19 @@ def model_rows(
     import numpy as np
 
     rows = statistics.without_controls(transfers(outcomes), controls)
-    rows = rows[statistics.both_right(rows)]
-    clean = accuracy[accuracy["split"] == "test"]
-    clean = clean.assign(accuracy=10 * statistics.share(clean["correct"], clean["n"])).astype({"model": str})
-    clean = clean.astype({"task": str}).rename(columns={"model": "target"})[["target", "task", "accuracy"]]
-    found = rows.merge(clean, on=["target", "task"], how="left")
-    if found["accuracy"].isna().any():
-        first = found[found["accuracy"].isna()].iloc[0]
+    rows = rows[statistics.both_right(rows)].reset_index(drop=True)
+    clean = accuracy[accuracy["split"] == "test"].astype({"model": str, "task": str})
+    clean = clean.assign(accuracy=10 * statistics.share(clean["correct"], clean["n"]))
+    grid = clean.pivot_table(index="model", columns="task", values="accuracy")
+    grid = grid.reindex(index=rows["target"].cat.categories, columns=rows["task"].cat.categories)
+    known = grid.to_numpy()[rows["target"].cat.codes, rows["task"].cat.codes]
+    if np.isnan(known).any():
+        first = rows[np.isnan(known)].iloc[0]
         raise StudyError(f"the accuracy table lacks '{first['target']}' on the test split of '{first['task']}'")
-    return found[["task", "image", "surrogate", "attack", "target"]].assign(
-        fooled=(found["target_adversarial"] != found["label"]).astype(float),
-        doublings=np.log2(found["eps"] / rows["eps"].min()).fillna(0),
-        accuracy=found["accuracy"] - found["accuracy"].mean(),
+    return rows[["task", "image", "surrogate", "attack", "target"]].assign(
+        fooled=(rows["target_adversarial"] != rows["label"]).astype(float),
+        doublings=np.log2(rows["eps"] / rows["eps"].min()).fillna(0),
+        accuracy=known - known.mean(),
     )
 
 
@@ -354,7 +370,7 @@ def design(rows: pandas.DataFrame, factors: Sequence[str], covariates: Sequence[
 
     columns = [pd.Series(1.0, rows.index, name=("constant", ""))]
     for factor in factors:
-        for level in sorted(set(rows[factor]))[1:]:
+        for level in sorted(rows[factor].unique())[1:]:
             columns.append((rows[factor] == level).astype(float).rename((factor, level)))
     columns += [rows[name].astype(float).rename((name, "")) for name in covariates]
     full = np.column_stack(columns)
@@ -372,81 +388,161 @@ def design(rows: pandas.DataFrame, factors: Sequence[str], covariates: Sequence[
 FACTORS, COVARIATES = ("target", "surrogate", "attack"), ("doublings", "accuracy")
 
 
-def mixed_model(rows: pandas.DataFrame) -> pandas.DataFrame:
-    """Logistic model with random intercepts of image and task, fitted by variational Bayes (statsmodels).
+def patterns(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, numpy.ndarray, numpy.ndarray]:
+    """The distinct rows of the predictors, with ``n`` and ``fooled`` counted; which is each row's; its image's number.
 
-    The estimates are means of the variational posterior, whose standard deviations ignore that effects are estimated
-    together and are too small. ``se`` is instead the larger of two at those means: that of the joint Laplace precision,
-    random effects included, and the sandwich over images, which allows for images that are hard for one target.
+    A few thousand patterns stand for all rows: both models have the same predictors in all rows of a pattern.
+    """
+    keys = [*FACTORS, "task", *COVARIATES]
+    pattern = rows.groupby(keys, observed=True).ngroup().to_numpy()
+    found = rows.groupby(keys, observed=True)["fooled"].agg(n="size", fooled="sum").reset_index()
+    return found, pattern, rows.groupby(["task", "image"], observed=True).ngroup().to_numpy()
+
+
+def mixed_model(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """Logistic model with random intercepts of image and task, by Laplace's approximation, as lme4's glmer fits it.
+
+    The effects at given standard deviations are found by penalised least squares, iteratively reweighted, and the
+    deviations by maximising the likelihood that Laplace's approximation gives (Bates et al. 2015). Each image has one
+    intercept and a precision of its own, so that intercepts are eliminated one by one and only the fixed effects and
+    the tasks are left to solve for: all rows, in seconds. Fixed effects have a normal prior, see :data:`PRIOR`.
+
+    ``se`` is the larger of two at the solution: that of the joint precision, random effects included, and the sandwich
+    over images, which allows for images that are hard for one target.
 
     Columns: term, level, reference, estimate, se, rows, images. Terms ``sd of image`` and ``sd of task`` are on the
     log-odds scale and without error.
     """
     import numpy as np
     import pandas as pd
-    import scipy.sparse as sp
-    from statsmodels.genmod.bayes_mixed_glm import BinomialBayesMixedGLM
+    from scipy.optimize import minimize
 
-    fixed = design(rows, FACTORS, COVARIATES)
-    groups = [rows.groupby(["task", "image"]).ngroup().to_numpy(), rows.groupby("task").ngroup().to_numpy()]
-    here = np.arange(len(rows))
-    random = sp.hstack([sp.csr_matrix((np.ones(len(rows)), (here, group))) for group in groups]).tocsr()
-    variance = np.repeat([0, 1], [group.max() + 1 for group in groups])
-    prior = 5.0
-    glm = BinomialBayesMixedGLM(rows["fooled"].to_numpy(), fixed.to_numpy(), random, variance, vcp_p=1, fe_p=prior)
-    start = np.concatenate([np.zeros(fixed.shape[1]), [-0.5, -0.5], np.zeros(len(variance))])
-    fitted = glm.fit_vb(mean=start, sd=np.full(len(start), 0.2))
-
-    spread = np.exp(fitted.vcp_mean)
-    joint = sp.hstack([sp.csr_matrix(fixed.to_numpy()), random]).tocsr()
-    chance = 1 / (1 + np.exp(-(joint @ np.concatenate([fitted.fe_mean, fitted.vc_mean]))))
-    precision = (joint.T @ joint.multiply((chance * (1 - chance))[:, None])).toarray()
-    precision += np.diag(np.concatenate([np.full(fixed.shape[1], prior**-2), spread[variance] ** -2]))
-    covariance = np.linalg.inv(precision)[: fixed.shape[1]]
-    image = sp.csr_matrix(
-        (rows["fooled"].to_numpy() - chance, (groups[0], here)), shape=(groups[0].max() + 1, len(rows))
+    found, pattern, image = patterns(rows)
+    fixed = design(found, FACTORS, COVARIATES)
+    tasks = found["task"].to_numpy()[:, None] == np.sort(found["task"].unique())
+    count = fixed.shape[1]
+    fit = _laplace(np.hstack([fixed.to_numpy(), tasks]), count, rows["fooled"].to_numpy(), pattern, image)
+    best = minimize(
+        lambda log: -fit(np.exp(log))[0],
+        np.zeros(2),
+        method="Nelder-Mead",
+        bounds=[(-5, 3), (-5, 3)],
+        options={"xatol": 3e-3, "fatol": 1e-3},
     )
-    scores = (image @ joint).toarray()  # of each image; its own effect's prior pulls as well
-    own = fixed.shape[1] + np.arange(len(scores))
-    scores[np.arange(len(scores)), own] -= fitted.vc_mean[: len(scores)] / spread[0] ** 2
+    spread = np.exp(best.x)
+    _, effects, precision, scores = fit(spread)
+    covariance = np.linalg.inv(precision)[:count]
     robust = ((covariance @ scores.T) ** 2).sum(axis=1)
     errors = np.sqrt(np.maximum(np.diag(covariance), robust))
-    table = _terms(fixed, rows).assign(estimate=fitted.fe_mean, se=errors)
+    table = _terms(fixed, rows).assign(estimate=effects[:count], se=errors)
     spreads = table.iloc[[0, 0]].assign(term=["sd of image", "sd of task"], estimate=spread, se=np.nan)
     return pd.concat([table, spreads], ignore_index=True)
 
 
+def _laplace(
+    predictors: numpy.ndarray, fixed: int, fooled: numpy.ndarray, pattern: numpy.ndarray, image: numpy.ndarray
+) -> Callable[[numpy.ndarray], tuple[float, numpy.ndarray, numpy.ndarray, numpy.ndarray]]:
+    """A function of the standard deviations (image, task): log-likelihood and solution by Laplace's approximation.
+
+    ``predictors`` is [patterns, columns], the first ``fixed`` of them fixed effects, the others tasks. It gives the
+    log-likelihood up to a constant, the columns' effects, their precision with images eliminated, and the images'
+    scores [images, columns]. Each call starts from the solution of the one before.
+    """
+    import numpy as np
+    import scipy.sparse as sp
+    from scipy.special import expit
+
+    order = np.lexsort((pattern, image))  # an image's rows in a run
+    fooled, pattern, image = fooled[order], pattern[order], image[order]
+    starts = np.flatnonzero(np.diff(image, prepend=-1))
+    of_patterns, of_images = len(predictors), len(starts)
+    effects, own = np.zeros(predictors.shape[1]), np.zeros(of_images)
+    hits = np.bincount(pattern, fooled, of_patterns), np.add.reduceat(fooled, starts)
+    ends = np.append(starts, len(image))
+
+    def crossed(values: numpy.ndarray) -> numpy.ndarray:
+        return sp.csr_matrix((values, pattern, ends), shape=(of_images, of_patterns)) @ predictors
+
+    def fit(spread: numpy.ndarray) -> tuple[float, numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+        nonlocal effects, own
+        prior = np.concatenate([np.full(fixed, PRIOR**-2), np.full(len(effects) - fixed, spread[1] ** -2)])
+
+        def posterior(effects: numpy.ndarray, own: numpy.ndarray) -> tuple[float, numpy.ndarray]:
+            odds = (predictors @ effects)[pattern] + own[image]
+            penalty = (prior * effects**2).sum() + (own**2).sum() / spread[0] ** 2
+            softplus = np.maximum(odds, 0) + np.log1p(np.exp(-np.abs(odds)))
+            return float(fooled @ odds - softplus.sum() - penalty / 2), odds
+
+        value, odds = posterior(effects, own)
+        for _ in range(100):
+            chance = expit(odds)
+            weight = chance * (1 - chance)
+            diagonal = np.add.reduceat(weight, starts) + spread[0] ** -2
+            across = crossed(weight)
+            total = np.bincount(pattern, weight, of_patterns)
+            precision = predictors.T @ (total[:, None] * predictors) + np.diag(prior)
+            precision -= across.T @ (across / diagonal[:, None])
+            slope_own = hits[1] - np.add.reduceat(chance, starts) - own / spread[0] ** 2
+            slope = predictors.T @ (hits[0] - np.bincount(pattern, chance, of_patterns)) - prior * effects
+            step = np.linalg.solve(precision, slope - across.T @ (slope_own / diagonal))
+            step_own = (slope_own - across @ step) / diagonal
+            if max(np.abs(step).max(), np.abs(step_own).max()) < 1e-5:
+                break
+            length = 1.0
+            while (new := posterior(effects + length * step, own + length * step_own))[0] < value - 1e-6:
+                length /= 2
+            effects, own, (value, odds) = effects + length * step, own + length * step_own, new
+        volume = np.log(diagonal).sum() + np.linalg.slogdet(precision[fixed:, fixed:])[1]
+        scale = of_images * np.log(spread[0]) + (len(effects) - fixed) * np.log(spread[1])
+        return value - volume / 2 - float(scale), effects, precision, crossed(fooled - chance)
+
+    return fit
+
+
 def marginal_model(rows: pandas.DataFrame) -> pandas.DataFrame:
-    """Logistic model with tasks as fixed effects and errors robust to whatever the rows of an image share (GEE).
+    """Logistic model with tasks as fixed effects and errors robust to whatever the rows of an image share.
 
     Its effects are averages over images, hence closer to 0 than those of :func:`mixed_model`. Columns as there. Levels
-    that never, or always, fool have no finite effect and say nothing of the others': their rows are left out.
+    that never, or always, fool have no finite effect and say nothing of the others': their rows are left out. Equal
+    to generalised estimating equations with an independent working correlation (Liang and Zeger 1986).
     """
     import numpy as np
     import pandas as pd
-    import statsmodels.api as sm
+    import scipy.sparse as sp
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
 
     factors = (*FACTORS, "task")
+    found, pattern, image = patterns(rows)
     before = -1
-    while len(rows) != before:
-        before = len(rows)
+    while len(found) != before:
+        before = len(found)
         for factor in factors:
-            share = rows.groupby(factor)["fooled"].transform("mean")
-            rows = rows[(share > 0) & (share < 1)]
-    if rows.empty:
+            totals = found.groupby(factor, observed=True)[["fooled", "n"]].transform("sum")
+            found = found[(totals["fooled"] > 0) & (totals["fooled"] < totals["n"])]
+    if found.empty:
         return pd.DataFrame(columns=["term", "level", "reference", "estimate", "se", "rows", "images"])
-    fixed = design(rows, factors, COVARIATES)
-    images = rows.groupby(["task", "image"]).ngroup().to_numpy()
-    fitted = sm.GEE(rows["fooled"].to_numpy(), fixed.to_numpy(), groups=images, family=sm.families.Binomial()).fit()
-    with np.errstate(invalid="ignore"):  # too few images for a covariance: its error is NaN
-        table = _terms(fixed, rows).assign(estimate=fitted.params, se=fitted.bse)
+    kept = np.isin(pattern, found.index)
+    rows, image = rows[kept], image[kept]
+    pattern = np.searchsorted(found.index, pattern[kept])
+    fixed = design(found, factors, COVARIATES)
+    predictors = fixed.to_numpy()
+    glm = GLM(np.column_stack([found["fooled"], found["n"] - found["fooled"]]), predictors, family=Binomial())
+    fitted = glm.fit(tol=1e-10)
+    chance = fitted.fittedvalues
+    weight = found["n"].to_numpy() * chance * (1 - chance)
+    bread = np.linalg.inv(predictors.T @ (weight[:, None] * predictors))
+    residual = sp.csr_matrix((rows["fooled"].to_numpy() - chance[pattern], (image, pattern)))
+    table = _terms(fixed, rows).assign(
+        estimate=fitted.params, se=np.sqrt(((residual @ predictors @ bread) ** 2).sum(axis=0))
+    )
     return table[table["term"] != "task"].reset_index(drop=True)
 
 
 def _terms(fixed: pandas.DataFrame, rows: pandas.DataFrame) -> pandas.DataFrame:
     """What the columns of a design stand for, and the level that each is compared with; nothing estimated yet."""
     terms = fixed.columns.to_frame(index=False)
-    first = {factor: min(rows[factor]) for factor in FACTORS}
+    first = {factor: min(rows[factor].unique()) for factor in FACTORS}
     counted = {"rows": len(rows), "images": len(rows[["task", "image"]].drop_duplicates())}
     return terms.assign(
         reference=terms["term"].map(first).fillna(""), estimate=float("nan"), se=float("nan"), **counted
@@ -457,11 +553,9 @@ def model(
     outcomes: pandas.DataFrame,
     accuracy: pandas.DataFrame,
     confidence: float = 0.95,
-    seed: int = 0,
     controls: Sequence[str] = statistics.CONTROLS,
-    most: int = MODEL_ROWS,
 ) -> pandas.DataFrame:
-    """Both models of transfer: the mixed one on about ``most`` rows, the marginal one on all.
+    """Both models of transfer, on all rows.
 
     Columns: ``model`` (mixed, marginal), ``term``, ``level`` and ``reference`` (what the level is compared with),
     ``estimate`` (log-odds) with ``se``, ``low``, ``high``, ``odds_ratio``, ``p`` (Wald), and the ``rows`` and
@@ -483,15 +577,8 @@ def model(
     rows = model_rows(outcomes, accuracy, controls)
     if rows["fooled"].nunique() < 2:
         return pd.DataFrame(columns=columns)
-    found = []
-    for name, chosen, fit in (("mixed", _subsample(rows, most, seed), mixed_model), ("marginal", rows, marginal_model)):
-        if chosen["fooled"].nunique() < 2:
-            continue
-        found.append(fit(chosen).assign(model=name))
-    found = [part for part in found if len(part)]
-    if not found:
-        return pd.DataFrame(columns=columns)
-    table = pd.concat(found, ignore_index=True)
+    found = [mixed_model(rows).assign(model="mixed"), marginal_model(rows).assign(model="marginal")]
+    table = pd.concat([part for part in found if len(part)], ignore_index=True)
     table["se"] = table["se"].where(table["estimate"].abs() < 15)
     half = norm.ppf((1 + confidence) / 2) * table["se"]
     table = table.assign(low=table["estimate"] - half, high=table["estimate"] + half)
@@ -499,20 +586,6 @@ def model(
     with np.errstate(over="ignore"):
         table["odds_ratio"] = np.exp(table["estimate"]).where(~spread)
     return table.assign(p=2 * norm.sf((table["estimate"] / table["se"]).abs()))[columns]
-
-
-def _subsample(rows: pandas.DataFrame, most: int, seed: int) -> pandas.DataFrame:
-    """Rows of as many images of each task as make about ``most`` rows; whole images, drawn by seed and task."""
-    import numpy as np
-
-    images = len(rows[["task", "image"]].drop_duplicates())
-    wanted = max(2, round(most / len(rows) * images / rows["task"].nunique()))
-    kept = np.zeros(len(rows), dtype=bool)
-    for task, part in rows.groupby("task"):
-        names = np.unique(part["image"])
-        drawn = numpy_generator(seed, "comparison", task).permutation(names)[:wanted]
-        kept |= ((rows["task"] == task) & rows["image"].isin(drawn)).to_numpy()
-    return rows[kept].reset_index(drop=True)
 
 
 def tables(
@@ -527,5 +600,5 @@ def tables(
     return {
         "comparison_pairs.csv": pairs(outcomes, confidence, bootstrap, seed, controls),
         "comparison_ranks.csv": ranks(outcomes, confidence, controls),
-        "comparison_model.csv": model(outcomes, accuracy, confidence, seed, controls),
+        "comparison_model.csv": model(outcomes, accuracy, confidence, controls),
     }
