@@ -71,17 +71,19 @@ class TorchAttack(EvasionAttack, ABC):
         """
         if kwargs:
             raise ValueError(f"{type(self).__name__} does not take {', '.join(kwargs)}")
-        self.model.eval()
-        device = self.estimator.device
-        images = torch.as_tensor(np.asarray(x, np.float32))
         if y is None:
             y = self.estimator.predict(x, batch_size=self.batch_size)
-        labels = torch.as_tensor(np.asarray(y if np.ndim(y) == 1 else np.argmax(y, axis=1), np.int64))
-        parts = [
-            self.perturb(some.to(device), their.to(device)).detach().clamp(0, 1).cpu()
-            for some, their in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
-        ]
-        return torch.cat(parts).numpy() if len(images) else images.numpy()
+        device = self.estimator.device
+        images = torch.as_tensor(np.asarray(x, np.float32)).to(device)
+        labels = torch.as_tensor(np.asarray(y if np.ndim(y) == 1 else np.argmax(y, axis=1), np.int64)).to(device)
+        return self.attack(images, labels).cpu().numpy()
+
+    def attack(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """As :meth:`generate`, for tensors on the classifier's device, which stay there."""
+        self.model.eval()
+        batches = zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+        parts = [self.perturb(*batch).detach().clamp(0, 1) for batch in batches]
+        return torch.cat(parts) if len(images) else images
 
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

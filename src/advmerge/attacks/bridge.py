@@ -5,15 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from art.attacks.evasion.projected_gradient_descent import projected_gradient_descent_pytorch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 from torch.nn import functional
 
+from advmerge.attacks.base import TorchAttack
+from advmerge.attacks.passes import Passes
 from advmerge.attacks.registry import resolve
 from advmerge.errors import StudyError
 from advmerge.seeding import derive
@@ -75,12 +79,25 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if devices:  # else torch would trace the stack, in case there is a GPU some day
+            torch.cuda.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Spare ART's PGD the two forward passes of every image that it makes for one log line, logged or not."""
+    success = projected_gradient_descent_pytorch.compute_success
+    projected_gradient_descent_pytorch.compute_success = lambda *args, **kwargs: float("nan")
+    try:
+        yield
+    finally:
+        projected_gradient_descent_pytorch.compute_success = success
 
 
 def craft(
@@ -105,23 +122,37 @@ def craft(
         options: keywords of its constructor.
         seed: the study's seed and what is drawn for; chunk i draws from ``derive(*seed, i)``, so a chunk's
             result depends on no other, but a random attack's does on ``batch_size``.
-        batch_size: images a chunk, and the attack's own ``batch_size`` unless the options give one.
+        batch_size: images a chunk, and the attack's own ``batch_size`` unless the options give one; passes through
+            the model are of fewer where memory is short, see :mod:`advmerge.attacks.passes`.
         progress: wraps the sequence of chunks, such as ``tqdm``.
 
     Returns:
         float32 on the CPU, of the images' shape, in [0, 1]. NaNs pass through, for :func:`check_budget`.
+
+    Raises:
+        StudyError: not even one image a pass fits into memory.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    classifier = art_classifier(model, tuple(images.shape[1:]), classes, device)
-    x = images.detach().cpu().numpy()
-    # One-hot, because ART guesses at the meaning of plain labels when there are two classes.
-    y = functional.one_hot(labels.cpu(), classes).float().numpy()
+    images, labels = images.detach().to(device, torch.float32), labels.to(device)
+    classify = cache(lambda model: art_classifier(model, tuple(images.shape[1:]), classes, device))
+    classify(model)  # which freezes it, before a pass of it is measured
+    passes = Passes(model, batch_size, images[0] if len(images) else None)
     result = torch.empty(images.shape, dtype=torch.float32)
     for chunk in progress(range(-(-len(images) // batch_size))):
         part = slice(chunk * batch_size, (chunk + 1) * batch_size)
-        with seeded(derive(*seed, chunk)):
-            attack = build(method, classifier, options, batch_size=batch_size)
-            result[part] = torch.from_numpy(attack.generate(x=x[part], y=y[part]))
+
+        def attacked(model: nn.Module, part: slice = part, chunk: int = chunk) -> torch.Tensor:
+            classifier = classify(model)
+            with seeded(derive(*seed, chunk)):
+                attack = build(method, classifier, options, batch_size=batch_size)
+                if isinstance(attack, TorchAttack):
+                    return attack.attack(images[part], labels[part])
+                # One-hot, because ART guesses at the meaning of plain labels when there are two classes.
+                y = functional.one_hot(labels[part], classes).float().cpu().numpy()
+                with unlogged():
+                    return torch.from_numpy(attack.generate(x=images[part].cpu().numpy(), y=y))
+
+        result[part] = passes(attacked)
     return result.clamp_(0, 1)
 
 
