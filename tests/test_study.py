@@ -174,6 +174,15 @@ def test_a_budget_in_another_norm_is_an_option_and_no_linf_budget(content: dict[
     assert cell.options["eps"] == 1.5
 
 
+def test_budgets_in_another_norm_are_no_list(content: dict[str, Any]) -> None:
+    """Outcomes tell cells apart by attack and L∞ budget: two in L2 would be pooled."""
+    entry = {"method": "ProjectedGradientDescent", "norm": 2, "eps": [0.5, 1.0], "eps_step": 0.1, "max_iter": 3}
+    with pytest.raises(
+        ValueError, match=r"attacks\.far\.eps: only budgets in L∞ come as a list; with norm 2 give each"
+    ):
+        Study.model_validate(change(content, "attacks/far", entry))
+
+
 def changed_artifacts(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     """Rules of the artifacts whose slice differs between two studies."""
     old, new = (Study.model_validate(content).artifacts() for content in (before, after))

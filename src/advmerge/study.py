@@ -250,6 +250,11 @@ class Study(Section):
             options = {key: _number(value) for key, value in entry.items() if key != "method"}
             budgets = options.get("eps")
             count = len(budgets) if isinstance(budgets, list) else 1
+            if count > 1 and str(options.get("norm", "inf")) != "inf":
+                raise ValueError(
+                    f"attacks.{attack}.eps: only budgets in L∞ come as a list; "
+                    f"with norm {options['norm']} give each an attack of its own"
+                )
             for index in range(count):
                 point = {}
                 for key, value in options.items():
