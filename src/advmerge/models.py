@@ -6,6 +6,7 @@ surgery are inside, so that what is attacked is what answers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,32 @@ PER_TASK = "per_task."  # prefix of a task's own: vector.<tensor>, mask.<task>.<
 
 
 class Normalise(nn.Module):
-    """(x − mean) / std per channel; mean and std in [0, 1] pixel units."""
+    """(x − mean) / std per channel; mean and std in [0, 1] pixel units.
+
+    An encoder of another architecture may want another shape than the study's images have. It is made here, inside
+    the model, so that gradients and budgets stay in the study's pixels: grey becomes three equal channels, and
+    ``resize`` is the side in pixels that images are resized to (bicubic, antialiased, as PIL does it).
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], resize: int | None = None) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        self.resize = resize
+
+    @classmethod
+    def of(cls, backbone: Mapping[str, Any]) -> Normalise:
+        """The one that a backbone wants: ``mean``, ``std`` and, if it has one, ``resize``."""
+        return cls(backbone["mean"], backbone["std"], backbone.get("resize"))
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
+        if self.resize:
+            size = (self.resize, self.resize)
+            images = F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
+        return (images - self.mean) / self.std  # one channel becomes as many as there are means
 
 
 class Head(nn.Module):
@@ -95,11 +110,33 @@ class Classifier(nn.Module):
         return self.head(self.surgery(self.encoder(self.normalise(images))))
 
 
-def build_encoder(backbone: Mapping[str, Any]) -> nn.Module:
+class Ensemble(nn.Module):
+    """Several models of one task that answer as one: images [N, C, H, W] in [0, 1] → logits [N, classes].
+
+    ``logits``: the mean of the members' logits (Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018,
+    "ensemble in logits"). ``probabilities``: the logarithm of their mean probability, whose cross-entropy is
+    −log Σ_k p_k(y)/K (Liu et al., "Delving into Transferable Adversarial Examples and Black-box Attacks", ICLR 2017).
+    A mean of losses is the loss of no one vector of logits, which is what attacks are given.
+    """
+
+    def __init__(self, members: Iterable[nn.Module], fuse: str = "logits") -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.fuse = fuse
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = torch.stack([member(images) for member in self.members])
+        if self.fuse == "probabilities":
+            return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+        return logits.mean(0)
+
+
+def build_encoder(backbone: Mapping[str, Any], where: str = "backbone") -> nn.Module:
     """A timm model without a classifier, [N, C, H, W] → [N, features], with random weights.
 
     Args:
         backbone: the study's ``backbone``: ``timm`` (model name) and ``options`` (arguments of that model).
+        where: the key of the study that it stands under, for messages.
 
     Raises:
         StudyError: timm does not know the model or refuses an option.
@@ -109,11 +146,11 @@ def build_encoder(backbone: Mapping[str, Any]) -> nn.Module:
     name, options = backbone["timm"], backbone.get("options", {})
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
-        raise StudyError(f"backbone.timm: timm has no model '{name}'; for instance: {near}")
+        raise StudyError(f"{where}.timm: timm has no model '{name}'; for instance: {near}")
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **options)
     except (TypeError, ValueError, AssertionError) as error:
-        raise StudyError(f"backbone.options: timm refuses them for '{name}': {error}") from error
+        raise StudyError(f"{where}.options: timm refuses them for '{name}': {error}") from error
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -198,8 +235,7 @@ class Model:
             down = self.surgery[task]["down"]
             module = Surgery(down.shape[1], down.shape[0])
             module.load_state_dict(self.surgery[task])
-        normalise = Normalise(self.backbone["mean"], self.backbone["std"])
-        return Classifier(self.encoder(task), head, normalise, module).eval().requires_grad_(False)
+        return Classifier(self.encoder(task), head, Normalise.of(self.backbone), module).eval().requires_grad_(False)
 
 
 def load_head(path: Path | str) -> Head:
@@ -213,6 +249,21 @@ def load_head(path: Path | str) -> Head:
     if missing:
         raise StudyError(f"{path}: not a head: it lacks {', '.join(sorted(missing))}")
     return Head(tensors)
+
+
+def answering(
+    task: str, models: Mapping[str, Path | str], heads: Mapping[str, Path | str], fuse: str = "logits"
+) -> nn.Module:
+    """The classifier of a task that lies in a file, or the ensemble of several; in evaluation mode, frozen.
+
+    Args:
+        task: whose labels it answers with.
+        models: member → its encoder's file.
+        heads: member → the file of the task's head for it.
+        fuse: how several are made one, see :class:`Ensemble`.
+    """
+    members = [Model(path).classifier(task, load_head(heads[name])) for name, path in models.items()]
+    return members[0] if len(members) == 1 else Ensemble(members, fuse).eval()
 
 
 def device() -> torch.device:

@@ -206,18 +206,21 @@ def finetune(
     encoder: nn.Module,
     normalise: Normalise,
     tasks: Mapping[str, tuple[Tensor, Tensor, Head]],
-    anchor: Anchor,
+    anchor: Anchor | None,
     recipe: Mapping[str, Any],
     generator: torch.Generator,
     progress: Progress = iter,
 ) -> dict[str, float]:
     """Train the whole encoder under frozen heads, in place: one task gives an expert, all tasks multi-task learning.
 
+    Batch normalisation keeps the statistics that the encoder came with: a batch of one task is no sample of what
+    they were taken over, and the frozen heads were made with them.
+
     Args:
         encoder: starts as the pretrained encoder.
         normalise: the study's pixel normalisation.
         tasks: task → (images uint8 [N, C, H, W], labels int64 [N], frozen head).
-        anchor: the penalty, weighted by ``recipe["anchor"]``.
+        anchor: the penalty, weighted by ``recipe["anchor"]``; None without one.
         recipe: ``steps, batch`` (images a task a step), ``lr, weight_decay, warmup, anchor``.
         generator: of every draw.
         progress: wraps the steps.
@@ -230,6 +233,9 @@ def finetune(
     parameters = list(encoder.parameters())
     optimiser, schedule = _optimiser(parameters, recipe)
     encoder.train()
+    for module in encoder.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # timm's own are subclasses of torch's
+            module.eval()
     losses = []
     for step in progress(range(recipe["steps"])):
         loss = torch.zeros((), device=device)
@@ -237,7 +243,7 @@ def finetune(
             index = torch.randint(len(images), (recipe["batch"],), generator=generator)
             logits = models[task](to_unit(images[index]).to(device))
             loss = loss + F.cross_entropy(logits, labels[index].to(device)) / len(tasks)
-        if recipe["anchor"]:
+        if anchor and recipe["anchor"]:
             loss = loss + recipe["anchor"] * anchor.penalty(encoder, generator)
         _step(loss, parameters, optimiser, schedule)
         if step >= recipe["steps"] * 9 // 10:

@@ -14,14 +14,15 @@ def main() -> None:
     pretrained = Model(args["pretrained"])
     place = device()
     encoder = pretrained.encoder().to(place)
-    normalise = Normalise(pretrained.backbone["mean"], pretrained.backbone["std"]).to(place)
+    normalise = Normalise.of(pretrained.backbone).to(place)
     tasks = {}
     for task, path in args["data"].items():
         data, _ = load_tensors(path)
         tasks[task] = (data["train_images"], data["train_labels"], load_head(args["head"][task]).to(place))
     name = next(iter(tasks)) if len(tasks) == 1 else "multitask"
     with work():
-        anchor = Anchor(encoder, normalise, anchor_images(corpus["train_images"]), recipe["anchor_batch"])
+        images = anchor_images(corpus["train_images"])
+        anchor = Anchor(encoder, normalise, images, recipe["anchor_batch"]) if recipe["anchor"] else None
         generator = torch_generator(args.config["seed"], "finetune", *tasks)
         facts = finetune(encoder, normalise, tasks, anchor, recipe, generator, progress(f"finetune {name}"))
     state = {name: tensor.cpu() for name, tensor in encoder.state_dict().items()}

@@ -15,7 +15,7 @@ def main() -> None:
     pretrained = Model(args["pretrained"])
     place = device()
     encoder = pretrained.encoder().to(place)
-    normalise = Normalise(pretrained.backbone["mean"], pretrained.backbone["std"]).to(place)
+    normalise = Normalise.of(pretrained.backbone).to(place)
     with work():
         statistics = feature_statistics(encoder, normalise, anchor_images(corpus["train_images"]))
         try:

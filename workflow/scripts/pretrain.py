@@ -19,7 +19,7 @@ def main() -> None:
     torch.manual_seed(derive(config["seed"], "pretrain", "initial weights"))
     place = device()
     encoder = build_encoder(config["backbone"]).to(place)
-    normalise = Normalise(config["backbone"]["mean"], config["backbone"]["std"]).to(place)
+    normalise = Normalise.of(config["backbone"]).to(place)
     with work():
         facts = pretrain(
             encoder,

@@ -4,6 +4,6 @@ Importing this package imports neither torch nor ART. To add an attack, add one 
 :class:`advmerge.attacks.base.TorchAttack`; its class name is then a method that a study may name.
 """
 
-from advmerge.attacks.registry import check, module_of, resolve
+from advmerge.attacks.registry import check, module_of, refuse, resolve
 
-__all__ = ["check", "module_of", "resolve"]
+__all__ = ["check", "module_of", "refuse", "resolve"]

@@ -50,6 +50,10 @@ class TorchAttack(EvasionAttack, ABC):
         """Refuse, with ValueError, options that the attack cannot do with; a subclass calls its base's first."""
         whole("batch_size", self.batch_size)
 
+    @classmethod
+    def check_model(cls, model: nn.Module) -> None:
+        """Refuse, with StudyError, a model that :meth:`perturb` cannot attack: none."""
+
     @property
     def model(self) -> nn.Module:
         """The module under attack: [N, C, H, W] in [0, 1] -> logits [N, classes]."""

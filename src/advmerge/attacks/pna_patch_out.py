@@ -70,6 +70,10 @@ class PNAPatchOut(MomentumAttack):
         fraction("share", self.share)
         number("spread", self.spread, inclusive=True)
 
+    @classmethod
+    def check_model(cls, model: nn.Module) -> None:
+        transformer(model, cls.__name__)
+
     def gradient(self, images: torch.Tensor) -> Gradient:
         patch = transformer(self.model, type(self).__name__).patch_embed.patch_size
         return patched_out(loss_gradient(self.model), images, patch, self.share, self.spread)

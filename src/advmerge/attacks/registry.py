@@ -14,6 +14,7 @@ from advmerge.errors import StudyError, unknown
 
 if TYPE_CHECKING:
     from art.attacks.attack import EvasionAttack
+    from torch import nn
 
 # Keywords of ART's constructors that are not the study's: the bridge gives two and silences the others.
 _RESERVED = {"estimator", "classifier", "verbose", "summary_writer"}
@@ -76,6 +77,16 @@ def resolve(method: str) -> type[EvasionAttack]:
     if method not in found:
         raise unknown("attack method", method, [*_ours(), *(name for name in found if name not in BROKEN)])
     return found[method]
+
+
+def refuse(method: str, model: nn.Module) -> None:
+    """Let an attack refuse a model that it could not be run on.
+
+    Raises:
+        StudyError: saying what it attacks, and what this model is.
+    """
+    if module_of(method):
+        resolve(method).check_model(model)
 
 
 def _wrong_kind(annotation: str, value: object) -> bool:

@@ -76,6 +76,10 @@ class TGR(MomentumAttack):
     run, a model that is no vision transformer of timm.
     """
 
+    @classmethod
+    def check_model(cls, model: nn.Module) -> None:
+        transformer(model, cls.__name__)
+
     @contextmanager
     def prepared(self) -> Iterator[None]:
         vit = transformer(self.model, type(self).__name__)

@@ -18,15 +18,15 @@ def transformer(model: nn.Module, attack: str) -> Any:
     """The vision transformer of timm that ``model`` is or contains; Any, because torch types no submodule.
 
     Raises:
-        StudyError: there is none, or its blocks are not the usual attention and MLP.
+        StudyError: there is none, there are several, or its blocks are not the usual attention and MLP.
     """
-    for module in model.modules():
-        if isinstance(module, VisionTransformer):
-            if all(isinstance(getattr(block, "attn", None), Attention) for block in module.blocks):
-                return module
-            raise StudyError(
-                f"{attack} does not know the blocks of this transformer, {type(module.blocks[0]).__name__}"
-            )
+    found = [module for module in model.modules() if isinstance(module, VisionTransformer)]
+    if len(found) > 1:
+        raise StudyError(f"{attack} attacks one vision transformer, and this model holds {len(found)}")
+    for module in found:
+        if all(isinstance(getattr(block, "attn", None), Attention) for block in module.blocks):
+            return module
+        raise StudyError(f"{attack} does not know the blocks of this transformer, {type(module.blocks[0]).__name__}")
     raise StudyError(f"{attack} attacks vision transformers of timm, and this model is none: {type(model).__name__}")
 
 
