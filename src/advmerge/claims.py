@@ -39,7 +39,8 @@ COLUMNS = {
     "kind": "merged or joint, how the target was made",
     "surgery": "whether the target has representation surgery",
     "base": "the target without its surgery",
-    "architecture": "same or other, the surrogate's beside the target's",
+    "architecture": "same or other, the surrogate's beside the target's; mixed for an ensemble of both",
+    "in_merge": "whether the surrogate, or a member of it, is one of the models merged into the target",
     "target_accuracy": "the target's clean accuracy, averaged over the tasks' test splits",
     "surrogate_accuracy": "the surrogate's clean accuracy on the cell's task",
 }
@@ -221,7 +222,11 @@ def _sentence(error: ValidationError) -> str:
 
 @dataclass(frozen=True)
 class Names:
-    """What a study's cells can be: its axes, which attacks are controls, and what surgery was done on."""
+    """What a study's cells can be: its axes, which attacks are controls, and what surgery was done on.
+
+    ``ingredients`` are the surrogates that are merged, or have a member that is; ``architectures`` gives those that are
+    not of the study's own: ``other`` or ``mixed``.
+    """
 
     tasks: Sequence[str]
     surrogates: Sequence[str]
@@ -231,6 +236,8 @@ class Names:
     controls: Sequence[str] = ()
     joint: Sequence[str] = ()
     bases: Mapping[str, str] | None = None
+    ingredients: Sequence[str] = ("finetuned",)
+    architectures: Mapping[str, str] | None = None
 
     def choices(self, column: str) -> list[Any]:
         """The values that a column can have in this study."""
@@ -245,7 +252,8 @@ class Names:
             "kind": ["merged", "joint"],
             "surgery": [True, False],
             "base": [*self.targets],
-            "architecture": ["same", "other"],
+            "architecture": ["same", "other", "mixed"],
+            "in_merge": [True, False],
         }
         return list(dict.fromkeys(fixed[column]))
 
@@ -333,7 +341,7 @@ def described(table: pandas.DataFrame, accuracy: pandas.DataFrame, names: Names)
     clean = accuracy[accuracy["split"] == "test"].astype({"model": str, "task": str})
     rate = dict(zip(zip(clean["model"], clean["task"], strict=True), clean["correct"] / clean["n"], strict=True))
     mean = clean.assign(_rate=clean["correct"] / clean["n"]).groupby("model")["_rate"].mean().to_dict()
-    bases = dict(names.bases or {})
+    bases, architectures = dict(names.bases or {}), dict(names.architectures or {})
     surrogates = list(zip(table["surrogate"], table["task"], strict=True))
     for model in set(table["target"]) - set(mean):
         raise StudyError(f"the accuracy table lacks '{model}' on the test splits")
@@ -345,7 +353,8 @@ def described(table: pandas.DataFrame, accuracy: pandas.DataFrame, names: Names)
         kind=["joint" if target in names.joint else "merged" for target in table["target"]],
         surgery=table["target"].isin(list(bases)),
         base=[bases.get(target, target) for target in table["target"]],
-        architecture="same",  # surrogates and targets share the study's one backbone
+        architecture=[architectures.get(surrogate, "same") for surrogate in table["surrogate"]],  # targets: the study's
+        in_merge=table["surrogate"].isin(list(names.ingredients)) & ~table["target"].isin(list(names.joint)),
         target_accuracy=table["target"].map(mean),
         surrogate_accuracy=[rate[key] for key in surrogates],
     )

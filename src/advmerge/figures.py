@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIGURES = ("heatmap_pretrained", "heatmap_finetuned", "relative_transfer", "accuracy_transfer", "gallery")
-"""Every figure, by file stem. :func:`draw` makes all but the gallery."""
+FIGURES = ("relative_transfer", "accuracy_transfer", "gallery")
+"""Every figure but ``heatmap_<surrogate>``, by file stem. :func:`draw` makes those and all of these but the gallery."""
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -117,7 +117,7 @@ def _colours() -> list[Any]:
 
 def _marks(surrogates: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each surrogate: told apart by shape where there is no colour."""
-    colours, markers = _colours(), "os^vP"
+    colours, markers = _colours(), "os^vPDX"
     return {
         name: {"color": colours[k % len(colours)], "marker": markers[k % len(markers)]}
         for k, name in enumerate(surrogates)
@@ -159,7 +159,7 @@ def draw(
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> Figure:
-    """A figure of :data:`FIGURES` that needs no images. All use the primary denominator.
+    """A figure of :data:`FIGURES` that needs no images, or ``heatmap_<surrogate>``. All use the primary denominator.
 
     Raises:
         StudyError: there is no such figure.
@@ -325,14 +325,16 @@ def relative_transfer(ratio: pandas.DataFrame, noise: pandas.DataFrame, order: O
         marks = _marks(surrogates)
         levels = budgets(ratio["eps"])
         width = max(WIDTH, 1.5 + 1.8 * len(levels))
-        figure = _figure(width, 1.2 + 2 * (0.26 * len(targets) + 0.15))
+        row = max(0.26, 0.09 * len(surrogates))  # inches: each surrogate's dot apart from the next
+        figure = _figure(width, 1.2 + 2 * (row * len(targets) + 0.15))
         axes = figure.subplots(2, len(levels), sharex="row", sharey=True, squeeze=False)
         height = {target: k for k, target in enumerate(targets)}
 
         def row_of(part: pandas.DataFrame) -> pandas.Series:
             return part["target"].map(height).astype(float)  # an empty column of text stays text
 
-        offset = {name: 0.36 * (k - (len(surrogates) - 1) / 2) for k, name in enumerate(surrogates)}
+        apart = min(0.36, 0.8 / len(surrogates))
+        offset = {name: apart * (k - (len(surrogates) - 1) / 2) for k, name in enumerate(surrogates)}
         for column, eps in enumerate(levels):
             upper, lower = axes[:, column]
             upper.set_title("no budget" if math.isnan(eps) else f"ε = {budget(eps)}")

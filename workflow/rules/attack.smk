@@ -5,8 +5,8 @@
 rule attack:
     input:
         code=attack_code,
-        model=attack_model,
-        head=HEAD,
+        models=attack_models,
+        heads=attack_heads,
         data=DATA,
     output:
         ADVERSARIAL,
@@ -18,9 +18,10 @@ rule attack:
         gpu=1,
     params:
         config=attack_config,
+        models=attack_argument,
     shell:
         "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
-        "--config {params.config:q} --model {input.model} --head {input.head} "
+        "--config {params.config:q} {params.models} "
         "--data {input.data} --output {output}"
 
 

@@ -32,9 +32,10 @@ except StudyError as error:
 RESULTS, REPORTS, LOGS = study.results, study.reports, f"logs/{study.study}"
 DATA = f"{RESULTS}/data/{{task}}.safetensors"
 CORPUS = f"{RESULTS}/data/corpus.safetensors"
-HEAD = f"{RESULTS}/heads/{{task}}.safetensors"
-PRETRAINED = f"{RESULTS}/models/pretrained.safetensors"
-FINETUNED = f"{RESULTS}/models/finetuned/{{task}}.safetensors"
+HEAD = f"{RESULTS}/heads/{{head}}.safetensors"
+ENCODER = f"{RESULTS}/models/{{encoder}}.safetensors"
+PRETRAINED = ENCODER.format(encoder="pretrained")
+EXPERT = f"{RESULTS}/models/finetuned/{{expert}}.safetensors"
 MULTITASK = f"{RESULTS}/models/multitask.safetensors"
 MERGED = f"{RESULTS}/merged/{{merged}}.safetensors"
 ADVERSARIAL = f"{RESULTS}/adversarial/{{task}}/{{surrogate}}/{{attack}}.safetensors"
@@ -43,13 +44,17 @@ OUTCOMES = f"{RESULTS}/outcomes/{{target}}/{{attack}}.parquet"
 
 PLAIN = [name for name, entry in study.merging.items() if "method" in entry]
 WITH_SURGERY = [name for name, entry in study.merging.items() if "base" in entry]
+UNPACKED = [name for name, other in study.others.items() if other.pretrained != "recipe"]
+TRAINED = [name for name in study.encoders if name not in UNPACKED]
 
 
 wildcard_constraints:
-    task="|".join(study.tasks),
+    task="|".join(study.sets),
+    head="|".join(study.heads),
+    expert="|".join(study.experts),
     surrogate="|".join(dict.fromkeys([*study.surrogates, *study.targets])),
     attack="|".join(study.cells()),
-    model="|".join(["pretrained", "finetuned", *study.targets]),
+    model="|".join(study.models),
     target="|".join(study.targets),
     figure="|".join(study.drawn),
 
@@ -59,9 +64,14 @@ set_up_jobs()
 ENVIRONMENT = "../../envs/environment.yaml"
 
 
-def each_task(pattern):
-    """The path of every task."""
-    return [pattern.format(task=task) for task in study.tasks]
+def each_task(pattern, names=study.tasks):
+    """The path of every task, whatever the pattern calls it."""
+    return [pattern.format(task=name, head=name, expert=name) for name in names]
+
+
+def each_ingredient(pattern):
+    """The path of every task, and of every bait that is merged with the experts."""
+    return each_task(pattern, study.ingredients)
 
 
 def named(option, paths, names=study.tasks):
@@ -88,7 +98,7 @@ def source_files(kind, options):
 
 
 def data_files(wildcards):
-    return source_files(study.kind(wildcards.task), study.tasks[wildcards.task])
+    return source_files(study.kind(wildcards.task), study.sets[wildcards.task])
 
 
 def data_config(wildcards):
@@ -98,12 +108,44 @@ def data_config(wildcards):
 # ── models ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def pretrain_config(wildcards):
+    return canonical(study.pretrain_slice(wildcards.encoder))
+
+
+def unpack_config(wildcards):
+    return canonical(study.unpack_slice(wildcards.encoder))
+
+
+def head_encoder(wildcards):
+    return ENCODER.format(encoder=study.origin(wildcards.head).encoder)
+
+
+def head_data(wildcards):
+    return DATA.format(task=study.origin(wildcards.head).task)
+
+
 def head_config(wildcards):
-    return canonical(study.head_slice(wildcards.task))
+    return canonical(study.head_slice(wildcards.head))
+
+
+def expert_encoder(wildcards):
+    return ENCODER.format(encoder=study.origin(wildcards.expert).encoder)
+
+
+def expert_data(wildcards):
+    return DATA.format(task=study.origin(wildcards.expert).task)
+
+
+def expert_head(wildcards):
+    return HEAD.format(head=wildcards.expert)
+
+
+def expert_task(wildcards):
+    return study.origin(wildcards.expert).task
 
 
 def finetune_config(wildcards):
-    return canonical(study.finetune_slice(wildcards.task))
+    return canonical(study.finetune_slice(wildcards.expert))
 
 
 # ── merge ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,8 +175,17 @@ def attack_code(wildcards):
     return code("attack", *([ours] if ours else []))
 
 
-def attack_model(wildcards):
-    return study.model(wildcards.surrogate, wildcards.task)
+def attack_models(wildcards):
+    return [study.model(member, wildcards.task) for member in study.members(wildcards.surrogate)]
+
+
+def attack_heads(wildcards):
+    return [study.head_of(member, wildcards.task) for member in study.members(wildcards.surrogate)]
+
+
+def attack_argument(wildcards):
+    members = study.members(wildcards.surrogate)
+    return f"{named('model', attack_models(wildcards), members)} {named('head', attack_heads(wildcards), members)}"
 
 
 def attack_config(wildcards):
@@ -144,13 +195,22 @@ def attack_config(wildcards):
 # ── evaluate ────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def answerers(wildcards):
+    """(task, member) of what answers for each task: the fine-tuned is each task's own, an ensemble has several."""
+    return [(task, member) for task in study.tasks for member in study.members(wildcards.model)]
+
+
 def models_of(wildcards):
-    """The model that answers for each task; the fine-tuned one is each task's own."""
-    return [study.model(wildcards.model, task) for task in study.tasks]
+    return [study.model(member, task) for task, member in answerers(wildcards)]
+
+
+def heads_of(wildcards):
+    return [study.head_of(member, task) for task, member in answerers(wildcards)]
 
 
 def models_argument(wildcards):
-    return named("model", models_of(wildcards))
+    names = [f"{task}/{member}" for task, member in answerers(wildcards)]
+    return f"{named('model', models_of(wildcards), names)} {named('head', heads_of(wildcards), names)}"
 
 
 def predict_config(wildcards):
@@ -188,7 +248,7 @@ def evaluate_config(wildcards):
 
 
 CELLS = {f"{t}/{c}": OUTCOMES.format(target=t, attack=c) for t in study.targets for c in study.cells()}
-ALL_CLEAN = {model: CLEAN.format(model=model) for model in ("pretrained", "finetuned", *study.targets)}
+ALL_CLEAN = {model: CLEAN.format(model=model) for model in study.models}
 
 
 # ── report ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-# Images of every task in five disjoint splits, and the pretraining corpus.
+# Images of every task (and of every bait's set) in five disjoint splits, and the pretraining corpus.
 
 
 rule corpus:
@@ -38,4 +38,4 @@ rule data:
 rule all_data:
     input:
         CORPUS,
-        each_task(DATA),
+        each_task(DATA, study.sets),

@@ -5,7 +5,7 @@ rule predict:
     input:
         code=code("predict"),
         models=models_of,
-        heads=each_task(HEAD),
+        heads=heads_of,
         data=each_task(DATA),
     output:
         CLEAN,
@@ -18,11 +18,10 @@ rule predict:
     params:
         config=predict_config,
         models=models_argument,
-        heads=named("head", each_task(HEAD)),
         data=named("data", each_task(DATA)),
     shell:
         "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
-        "--config {params.config:q} {params.models} {params.heads} {params.data} "
+        "--config {params.config:q} {params.models} {params.data} "
         "--output {output}"
 
 

@@ -5,9 +5,9 @@ rule merge:
     input:
         code=merge_code,
         pretrained=PRETRAINED,
-        finetuned=each_task(FINETUNED),
-        heads=each_task(HEAD),
-        data=each_task(DATA),
+        finetuned=each_ingredient(EXPERT),
+        heads=each_ingredient(HEAD),
+        data=each_ingredient(DATA),
     output:
         MERGED,
     log:
@@ -21,9 +21,9 @@ rule merge:
         gpu=1,
     params:
         config=merge_config,
-        finetuned=named("finetuned", each_task(FINETUNED)),
-        heads=named("head", each_task(HEAD)),
-        data=named("data", each_task(DATA)),
+        finetuned=named("finetuned", each_ingredient(EXPERT), study.ingredients),
+        heads=named("head", each_ingredient(HEAD), study.ingredients),
+        data=named("data", each_ingredient(DATA), study.ingredients),
     shell:
         "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
         "--config {params.config:q} --pretrained {input.pretrained} "
@@ -34,7 +34,7 @@ rule surgery:
     input:
         code=code("surgery"),
         base=surgery_base,
-        finetuned=each_task(FINETUNED),
+        finetuned=each_task(EXPERT),
         data=each_task(DATA),
     output:
         MERGED,
@@ -49,7 +49,7 @@ rule surgery:
         gpu=1,
     params:
         config=surgery_config,
-        finetuned=named("finetuned", each_task(FINETUNED)),
+        finetuned=named("finetuned", each_task(EXPERT)),
         data=named("data", each_task(DATA)),
     shell:
         "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "

@@ -1,4 +1,5 @@
-# The pretrained encoder P, a frozen head a task, an expert F_t a task, and the jointly trained model.
+# The pretrained encoder P, a frozen head a task, an expert F_t a task, and the jointly trained model. Surrogates of
+# another architecture have a pretrained encoder, heads and experts of their own; a bait is one more expert of P's.
 
 
 rule pretrain:
@@ -6,31 +7,52 @@ rule pretrain:
         code=code("pretrain"),
         corpus=CORPUS,
     output:
-        PRETRAINED,
+        ENCODER,
     log:
-        f"{LOGS}/models/pretrained.log",
+        f"{LOGS}/models/{{encoder}}.log",
+    wildcard_constraints:
+        encoder="|".join(TRAINED),
     priority: 100  # everything waits for it
     conda:
         ENVIRONMENT
     resources:
         gpu=1,
     params:
-        config=canonical(study.pretrain_slice()),
+        config=pretrain_config,
     shell:
         "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
         "--config {params.config:q} --corpus {input.corpus} --output {output}"
 
 
+rule unpack:
+    input:
+        code=code("unpack"),
+    output:
+        ENCODER,
+    log:
+        f"{LOGS}/models/{{encoder}}.log",
+    wildcard_constraints:
+        encoder="|".join(UNPACKED or ["(?!)"]),
+    priority: 100
+    conda:
+        ENVIRONMENT
+    params:
+        config=unpack_config,
+    shell:
+        "python -IS src/advmerge/jobs/launch.py --log {log} {input.code[0]} "
+        "--config {params.config:q} --output {output}"
+
+
 rule head:
     input:
         code=code("head"),
-        pretrained=PRETRAINED,
+        pretrained=head_encoder,
         corpus=CORPUS,
-        data=DATA,
+        data=head_data,
     output:
         HEAD,
     log:
-        f"{LOGS}/heads/{{task}}.log",
+        f"{LOGS}/heads/{{head}}.log",
     priority: 90
     conda:
         ENVIRONMENT
@@ -47,14 +69,14 @@ rule head:
 rule finetune:
     input:
         code=code("finetune"),
-        pretrained=PRETRAINED,
+        pretrained=expert_encoder,
         corpus=CORPUS,
-        data=DATA,
-        head=HEAD,
+        data=expert_data,
+        head=expert_head,
     output:
-        FINETUNED,
+        EXPERT,
     log:
-        f"{LOGS}/models/finetuned/{{task}}.log",
+        f"{LOGS}/models/finetuned/{{expert}}.log",
     priority: 80
     conda:
         ENVIRONMENT
@@ -62,10 +84,11 @@ rule finetune:
         gpu=1,
     params:
         config=finetune_config,
+        task=expert_task,
     shell:
         "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
         "--config {params.config:q} --pretrained {input.pretrained} --corpus {input.corpus} "
-        "--data {wildcards.task}={input.data} --head {wildcards.task}={input.head} --output {output}"
+        "--data {params.task}={input.data} --head {params.task}={input.head} --output {output}"
 
 
 rule multitask:
@@ -96,7 +119,7 @@ rule multitask:
 
 rule all_models:
     input:
-        PRETRAINED,
+        expand(ENCODER, encoder=study.encoders),
         MULTITASK,
-        each_task(HEAD),
-        each_task(FINETUNED),
+        each_task(HEAD, study.heads),
+        each_task(EXPERT, study.experts),

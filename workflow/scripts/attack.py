@@ -5,18 +5,18 @@ import torch
 from advmerge.artifacts import load_tensors, save_tensors
 from advmerge.attacks.bridge import check_budget, craft
 from advmerge.attacks.passes import Passes
-from advmerge.models import Model, device, load_head, to_unit
+from advmerge.models import answering, device, to_unit
 from advmerge.script import arguments, progress, run, work
 from advmerge.transfer import answers, distances, zero_gradient_share
 
 
 def main() -> None:
-    args = arguments("model", "head", "data", "output")
+    args = arguments("model*", "head*", "data", "output")
     config = args.config
     data, metadata = load_tensors(args["data"])
     count, batch = config["images"], config["batch_size"]
     clean, labels = to_unit(data["attack_images"][:count]), data["attack_labels"][:count]
-    model = Model(args["model"]).classifier(config["task"], load_head(args["head"])).to(device())
+    model = answering(config["task"], args["model"], args["head"], config["fuse"]).to(device())
     # Not drawn for a surrogate: noise is then the same noise on both.
     seed = (config["seed"], "attack", config["task"], config["name"])
     with work():

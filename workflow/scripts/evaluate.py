@@ -20,11 +20,10 @@ def main() -> None:
         crafted, _ = load_tensors(path)
         with work():
             said = answers(classifiers[task], crafted["images"], crafted["label"], config["batch_size"])
-        # Experts are what is merged; P is what they have in common, and no ingredient.
         names = {
             "task": task,
             "surrogate": surrogate,
-            "in_merge": config["merged"] and surrogate == "finetuned",
+            "in_merge": surrogate in config["in_merge"],
             **{name: config[name] for name in ("attack", "eps", "target")},
         }
         own = clean[clean["task"] == task]

@@ -30,7 +30,7 @@ def main() -> None:
                 head["scale"],
             )
         except StudyError as error:
-            raise StudyError(f"tasks.{args.config['task']}: {error}") from error
+            raise StudyError(f"task '{args.config['task']}': {error}") from error
     save_tensors(args["output"], tensors, {**args.provenance(), "classes": metadata["classes"]})
 
 

@@ -3,11 +3,16 @@
 import pandas as pd
 
 from advmerge.artifacts import load_tensors, save_table
-from advmerge.models import Model, device, load_head
+from advmerge.models import answering, device
 from advmerge.script import arguments, run, work
 from advmerge.transfer import answers
 
 SPLITS = ("test", "attack")
+
+
+def of(task: str, paths: dict[str, str]) -> dict[str, str]:
+    """Member → path, out of task/member → path."""
+    return {name.removeprefix(f"{task}/"): path for name, path in paths.items() if name.startswith(f"{task}/")}
 
 
 def main() -> None:
@@ -15,7 +20,7 @@ def main() -> None:
     parts = []
     for task, path in args["data"].items():
         data, _ = load_tensors(path)
-        model = Model(args["model"][task]).classifier(task, load_head(args["head"][task])).to(device())
+        model = answering(task, of(task, args["model"]), of(task, args["head"]), args.config["fuse"]).to(device())
         for split in SPLITS:
             labels = data[f"{split}_labels"]
             with work():

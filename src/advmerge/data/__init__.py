@@ -29,6 +29,7 @@ SOURCES = {
     "latin": "fonts",
     "cyrillic": "fonts",
     "devanagari": "fonts",
+    "greek": "fonts",
     "fontstyle": "fonts",
     "texture": "photos",
     "image_folder": "folders",
@@ -81,23 +82,30 @@ def make(kind: str, sizes: Mapping[str, int], seed: int, shape: Sequence[int], o
     return data
 
 
-def check(task: str, kind: str, options: Mapping[str, Any]) -> None:
+def check(task: str, kind: str, options: Mapping[str, Any], where: str | None = None) -> None:
     """Refuse an unknown source, an unknown option or a missing one before anything is loaded.
 
+    Args:
+        task: its name.
+        kind: its source.
+        options: of the source.
+        where: the key of the study, ``tasks.<task>`` if not given.
+
     Raises:
-        StudyError: naming the task, the option and the choices.
+        StudyError: naming the key, the option and the choices.
     """
+    where = where or f"tasks.{task}"
     if kind not in SOURCES:
-        raise unknown("kind of task", kind, SOURCES, f"tasks.{task}")
+        raise unknown("kind of task", kind, SOURCES, where)
     parameters = inspect.signature(source(kind)).parameters
     known = {name: parameter for name, parameter in parameters.items() if name not in ("sizes", "seed", "shape")}
     for option in options:
         if option not in known:
             choices = [*known, "kind", "splits"]
-            raise unknown("option", option, choices, f"tasks.{task}")
+            raise unknown("option", option, choices, where)
     for option, parameter in known.items():
         if parameter.default is parameter.empty and option not in options:
-            raise StudyError(f"tasks.{task}: kind '{kind}' needs the option '{option}'")
+            raise StudyError(f"{where}: kind '{kind}' needs the option '{option}'")
 
 
 def files(kind: str, options: Mapping[str, Any]) -> list[str]:

@@ -233,6 +233,11 @@ def devanagari(sizes: Mapping[str, int], seed: int) -> TaskData:
     return _letters("devanagari", sizes, seed)
 
 
+def greek(sizes: Mapping[str, int], seed: int) -> TaskData:
+    """The 31 Greek letters that P was pretrained on: what an adversary may train a bait on, and no task of ours."""
+    return _letters("greek", sizes, seed)
+
+
 def fontstyle(sizes: Mapping[str, int], seed: int) -> TaskData:
     """Regular, bold, italic or bold italic? A random Latin letter of a family that has all four; test families unseen."""
     letters = ALPHABETS["latin"] + ALPHABETS["lowercase"]

@@ -1,0 +1,70 @@
+"""A study with every kind of surrogate runs, and leaves alone what has nothing to do with them."""
+
+from __future__ import annotations
+
+import pytest
+from project import EVERY_KIND, PLAIN, Tree
+
+from advmerge.artifacts import load_table, load_tensors, metadata
+
+pytestmark = pytest.mark.workflow
+
+TASKS = ("uci_digits", "latin", "texture")
+MERGED = ("weight_averaging", "task_arithmetic", "task_arithmetic_surgery")
+NEW = ("efficientnet", "ensemble", "bait", "decoy")
+OTHERS = ("efficientnet", "small")
+
+
+def test_every_kind_of_surrogate(copy: Tree) -> None:
+    before = copy.identities()
+    copy.edit(PLAIN, EVERY_KIND)
+    copy.forget_logs()
+    copy.snakemake()
+
+    made = {
+        *(f"models/{name}" for name in OTHERS),
+        *(f"{part}/{name}" for part in ("data", "heads", "models/finetuned") for name in ("bait", "decoy")),
+        *(f"heads/{name}/{task}" for name in OTHERS for task in TASKS),
+        *(f"models/finetuned/efficientnet/{task}" for task in TASKS),
+        *(f"adversarial/{task}/{name}/pgd_eps8" for name in NEW for task in TASKS),
+        *(f"clean/{name}" for name in (*NEW, "small")),
+    }
+    # The bait is in the merge, so all that comes after the merge is made again.
+    again = {
+        *(f"merged/{name}" for name in MERGED),
+        *(f"clean/{name}" for name in MERGED),
+        *(f"adversarial/{task}/{name}/pgd_eps8" for name in MERGED for task in TASKS),
+        *(f"outcomes/{name}/{cell}" for name in MERGED for cell in ("pgd_eps8", "deepfool")),
+        "outcomes/multitask/pgd_eps8",
+        "outcomes",
+        "accuracy",
+    }
+    ran = {
+        name for name in copy.ran() if not name.startswith(("figures/", "tables", "comparison", "claims", "gallery"))
+    }
+    assert ran == made | again
+    kept = {path: mark for path, mark in before.items() if path.startswith("results/")}
+    kept = {p: mark for p, mark in kept.items() if p.split("/", 2)[2].rsplit(".", 1)[0] not in again}
+    assert kept.items() <= copy.identities().items()
+    assert "artifacts are what the study asks for" in copy.run("python", "workflow/scripts/audit.py")
+
+    results = copy.path / "results/smoke"
+    inputs = metadata(results / "merged/task_arithmetic.safetensors")["inputs"]
+    merged = {path.rsplit("/", 1)[1] for path in inputs if "/finetuned/" in path}
+    assert merged == {f"{name}.safetensors" for name in (*TASKS, "bait")}
+
+    rows = load_table(results / "outcomes.parquet").astype({"surrogate": str, "target": str})
+    facts = rows[["surrogate", "target", "in_merge"]].drop_duplicates()
+    assert not facts.duplicated(["surrogate", "target"]).any()
+    within = {(row.surrogate, row.target) for row in facts.itertuples() if row.in_merge}
+    assert within == {(name, target) for name in ("finetuned", "bait") for target in MERGED}
+    assert set(NEW) < set(rows["surrogate"])
+
+    # The ensemble's answers are those of its members' mean logits: it beats no bound, but it is no member's.
+    tensors, _ = load_tensors(results / "adversarial/latin/ensemble/pgd_eps8.safetensors")
+    other, _ = load_tensors(results / "adversarial/latin/pretrained/pgd_eps8.safetensors")
+    assert (tensors["linf"] <= 8 / 255 + 1e-6).all()
+    assert (tensors["clean_margin"] != other["clean_margin"]).all()
+
+    drawn = {path.stem for path in (copy.path / "reports/smoke/figures").glob("heatmap_*.svg")}
+    assert drawn == {f"heatmap_{name}" for name in ("pretrained", "finetuned", *NEW)}
