@@ -245,6 +245,14 @@ def test_random_restarts_never_weaken_apgd(victim: Victim, norm: float) -> None:
     assert (victim.odds(often)[left] > victim.odds(once)[left]).any()
 
 
+def test_restarts_of_apgd_t_fool_more(victim: Victim) -> None:
+    options = {"eps": 0.1, "max_iter": 2, "nb_targets": 1}
+    once, often = (run(victim, Row("AutoPGDTargeted", {**options, "nb_random_init": n})) for n in (1, 4))
+    was, now = victim.fooled(once), victim.fooled(often)
+    assert (now | ~was).all()
+    assert (now & ~was).any()
+
+
 def test_confidence_is_reached_where_carlini_succeeds(victim: Victim) -> None:
     options = {"confidence": 2.0, "binary_search_steps": 4, "max_iter": 30}
     found = run(victim, Row("BatchedCarliniL2", options))
