@@ -162,6 +162,15 @@ def test_averaging_copies_of_one_expert_gives_the_expert(seed: int, copies: int)
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), tasks=st.integers(1, 7))
+def test_a_tensor_that_no_expert_changed_comes_back_to_the_bit(name: str, seed: int, tasks: int) -> None:
+    pretrained, finetuned = models(seed, tasks)
+    frozen = {task: tensors | {"bias": pretrained["bias"].clone()} for task, tensors in finetuned.items()}
+    assert torch.equal(merge(name, pretrained, frozen, **SYMMETRIC[name])["bias"], pretrained["bias"])
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
 def test_integer_buffers_come_from_the_pretrained_model(name: str) -> None:
     pretrained, finetuned = models(0, 3)
     result = merge(name, pretrained, finetuned, **SYMMETRIC[name])

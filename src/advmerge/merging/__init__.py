@@ -1,7 +1,8 @@
 """Merging methods by name: what each needs, and whether a study's options are right.
 
-Three shapes of method:
+Four shapes of method:
 
+- *linear*: a function ``(place, **options) -> c`` that gives the T weights in θ_0 + Σ_t c_t τ_t; the engine adds up.
 - *tensor-wise*: a pure function ``(pretrained, finetuned, place, **options) -> merged`` of one tensor and its T
   fine-tuned versions. The engine feeds it tensor by tensor, from files as well as from memory. A method that needs
   a fact about whole models (TIES' global threshold) has a ``prepare`` function.
@@ -90,6 +91,7 @@ class Method(NamedTuple):
             models, which the function finds in ``place.prepared``.
         per_task: whether the task picks the model.
         elementwise: whether an entry of the result depends on that entry of the tensors alone, and on ``prepared``.
+        linear: whether the function gives the weights of a sum.
         adaptive: whether the function takes whole models and images.
     """
 
@@ -98,6 +100,7 @@ class Method(NamedTuple):
     prepare: Callable[..., dict[str, Any]] | None
     per_task: bool
     elementwise: bool
+    linear: bool
 
     @property
     def adaptive(self) -> bool:
@@ -114,11 +117,12 @@ def register(
     prepare: Callable[..., dict[str, Any]] | None = None,
     per_task: bool = False,
     elementwise: bool = False,
+    linear: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a function as a merging method; see :class:`Method`."""
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
-        METHODS[name] = Method(function, data, prepare, per_task, elementwise)
+        METHODS[name] = Method(function, data, prepare, per_task, elementwise, linear)
         return function
 
     return enter
@@ -256,7 +260,7 @@ def grid(options: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class Place(NamedTuple):
-    """Where a tensor-wise method stands.
+    """Where a tensor-wise or linear method stands.
 
     Attributes:
         name: of the tensor.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advmerge.errors import StudyError, unknown
 from advmerge.merging import Adaptation, Place, check_options, method
-from advmerge.merging.files import Lazy, floating, piece, specification
+from advmerge.merging.files import Lazy, fill, floating, piece, specification
 from advmerge.merging.linear import total
 from advmerge.merging.selection import CHUNK
 from advmerge.models import PER_TASK, pack_mask
@@ -59,7 +59,7 @@ def check_models(pretrained: Tensors, finetuned: Mapping[str, Tensors]) -> None:
         StudyError: naming the expert and the first tensor whose name or shape differs, or that is not finite.
     """
     check_names(pretrained, finetuned)
-    for whose, tensors in [("the pretrained model", pretrained), *((f"expert '{t}'", m) for t, m in finetuned.items())]:
+    for whose, tensors in owners(pretrained, finetuned).items():
         for name in floating(tensors):
             finite(tensors[name], whose, name)
 
@@ -112,6 +112,9 @@ def stream(
             yield key, pretrained[key].clone()
             continue
         place = Place(key, list(finetuned), seed, prepared)
+        if chosen.linear:
+            yield key, add_up(chosen.function(place, **options), pretrained, finetuned, key)
+            continue
         if chosen.elementwise:
             yield key, by_pieces(chosen.function, pretrained, finetuned, place, **options)
             continue
@@ -125,6 +128,39 @@ def stream(
         yield key, result if isinstance(result, Masked) else result.to(base.dtype)
 
 
+def owners(pretrained: Tensors, finetuned: Mapping[str, Tensors]) -> dict[str, Tensors]:
+    """The models under what messages call them."""
+    return {"the pretrained model": pretrained} | {f"expert '{task}'": tensors for task, tensors in finetuned.items()}
+
+
+def add_up(weights: Sequence[float], pretrained: Tensors, finetuned: Mapping[str, Tensors], name: str) -> Tensor:
+    """θ_0 + Σ_t c_t τ_t of one tensor, in pieces: three of them stay in the cache, whatever T is.
+
+    Args:
+        weights: c_t, in the experts' order.
+        pretrained: θ_0.
+        finetuned: task → θ_t.
+        name: of the tensor.
+    """
+    dtype, shape = specification(pretrained)[name]
+    merged = torch.empty(shape, dtype=dtype)
+    rooms = torch.empty(3, min(CHUNK, merged.numel()))
+    for start in range(0, merged.numel(), CHUNK):
+        stop = min(start + CHUNK, merged.numel())
+        base, vector, summed = rooms[:, : stop - start]
+        fill(base, pretrained, name, start)
+        summed.zero_()
+        for weight, tensors in zip(weights, finetuned.values(), strict=True):
+            fill(vector, tensors, name, start)
+            summed.add_(vector.sub_(base), alpha=weight)
+        # An entry that is not finite makes the sum so, with weight 0 too; whose it is is asked only then.
+        if not torch.isfinite(summed.sum()):
+            for whose, tensors in owners(pretrained, finetuned).items():
+                finite(piece(tensors, name, start, stop).float(), whose, name)
+        merged.view(-1)[start:stop] = summed.add_(base)
+    return merged
+
+
 def by_pieces(
     function: Callable[..., Tensor],
     pretrained: Tensors,
@@ -135,7 +171,7 @@ def by_pieces(
     """What an elementwise method makes of a tensor, in pieces that stay in the cache until they are merged."""
     dtype, shape = specification(pretrained)[place.name]
     merged = torch.empty(shape, dtype=dtype)
-    models = {"the pretrained model": pretrained} | {f"expert '{task}'": tensors for task, tensors in finetuned.items()}
+    models = owners(pretrained, finetuned)
     for start in range(0, merged.numel(), CHUNK):
         stop = min(start + CHUNK, merged.numel())
         base, *experts = (piece(tensors, place.name, start, stop).float() for tensors in models.values())

@@ -91,13 +91,19 @@ class Lazy(Mapping[str, Tensor]):
         Raises:
             StudyError: the file has become shorter than it was.
         """
-        dtype, _ = self.specification[name]
-        found = torch.empty(stop - start, dtype=dtype)
-        room = found.view(torch.uint8).numpy().data
-        self._file.seek(self._offsets[name] + start * dtype.itemsize)
-        if self._file.readinto(room) != room.nbytes:
-            raise StudyError(f"{self.path}: ends within the tensor '{name}'")
+        found = torch.empty(stop - start, dtype=self.specification[name][0])
+        self.read(name, start, found)
         return found
+
+    def read(self, name: str, start: int, room: Tensor) -> None:
+        """:meth:`piece` into a flat tensor of the same type, as many entries as it has."""
+        left = room.view(torch.uint8).numpy().data
+        self._file.seek(self._offsets[name] + start * room.element_size())
+        while left:  # one call reads two gigabytes at most
+            count = self._file.readinto(left)
+            if not count:
+                raise StudyError(f"{self.path}: ends within the tensor '{name}'")
+            left = left[count:]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specification)
@@ -118,6 +124,14 @@ def piece(tensors: Mapping[str, Tensor], name: str, start: int, stop: int) -> Te
     if isinstance(tensors, Lazy):
         return tensors.piece(name, start, stop)
     return tensors[name].reshape(-1)[start:stop]
+
+
+def fill(room: Tensor, tensors: Mapping[str, Tensor], name: str, start: int) -> None:
+    """:func:`piece` into a flat tensor, as many entries as it has, in its type."""
+    if isinstance(tensors, Lazy) and tensors.specification[name][0] == room.dtype:
+        tensors.read(name, start, room)
+    else:
+        room.copy_(piece(tensors, name, start, start + room.numel()))
 
 
 def floating(tensors: Mapping[str, Tensor]) -> list[str]:

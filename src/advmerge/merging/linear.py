@@ -24,7 +24,7 @@ def combine(
     pretrained: Tensor,
     finetuned: Sequence[Tensor],
     scale: float,
-    sparsify: Callable[[int, Tensor], Tensor] | None = None,
+    sparsify: Callable[[int, Tensor], Tensor],
     consensus: Callable[[Iterator[Tensor]], Tensor] = total,
 ) -> Tensor:
     """θ_0 + scale · consensus over t of sparsify(t, τ_t): what most methods on task vectors are.
@@ -33,28 +33,24 @@ def combine(
         pretrained: θ_0.
         finetuned: θ_t.
         scale: λ.
-        sparsify: the task's index and τ_t → what of τ_t takes part; all of it where None. It may overwrite τ_t.
+        sparsify: the task's index and τ_t → what of τ_t takes part. It may overwrite τ_t.
         consensus: vectors → one; their sum where not given.
     """
     vectors = (expert - pretrained for expert in finetuned)
-    chosen = vectors if sparsify is None else (sparsify(index, vector) for index, vector in enumerate(vectors))
-    return consensus(chosen).mul_(scale).add_(pretrained)
+    return consensus(sparsify(index, vector) for index, vector in enumerate(vectors)).mul_(scale).add_(pretrained)
 
 
-@register("average", elementwise=True)
-def average(pretrained: Tensor, finetuned: Sequence[Tensor], place: Place) -> Tensor:
-    """Weight averaging: (1/T) Σ_t θ_t. Wortsman et al., "Model soups", ICML 2022 (uniform soup)."""
-    del pretrained, place  # the mean of the θ_t equals θ_0 plus the mean task vector
-    return total([finetuned[0].clone(), *finetuned[1:]]) / len(finetuned)
+@register("average", linear=True)
+def average(place: Place) -> list[float]:
+    """Weight averaging: (1/T) Σ_t θ_t = θ_0 + (1/T) Σ_t τ_t. Wortsman et al., "Model soups", ICML 2022 (uniform soup)."""
+    return [1 / len(place.tasks)] * len(place.tasks)
 
 
-@register("weighted", elementwise=True)
-def weighted(pretrained: Tensor, finetuned: Sequence[Tensor], place: Place, *, weights: PerTask) -> Tensor:
+@register("weighted", linear=True)
+def weighted(place: Place, *, weights: PerTask) -> list[float]:
     """Fixed weights: θ_0 + Σ_t w_t τ_t. Matena & Raffel, NeurIPS 2022, and Wortsman et al., ICML 2022, use such sums.
 
     Args:
-        pretrained: θ_0.
-        finetuned: θ_t.
         place: names the tasks.
         weights: task → w_t, or the w_t in the tasks' order; 0 leaves a task out. In a study, a mapping: a list is
             a grid there.
@@ -65,26 +61,21 @@ def weighted(pretrained: Tensor, finetuned: Sequence[Tensor], place: Place, *, w
     if isinstance(weights, Mapping):
         if set(weights) != set(place.tasks):
             raise StudyError(f"weights: are for {', '.join(weights)}, the tasks are {', '.join(place.tasks)}")
-        values = [weights[task] for task in place.tasks]
-    else:
-        values = list(weights)
-        if len(values) != len(place.tasks):
-            raise StudyError(f"weights: {len(values)} of them for {len(place.tasks)} tasks")
-    return combine(pretrained, finetuned, 1, lambda index, vector: vector.mul_(values[index]))
+        return [weights[task] for task in place.tasks]
+    if len(weights) != len(place.tasks):
+        raise StudyError(f"weights: {len(weights)} of them for {len(place.tasks)} tasks")
+    return list(weights)
 
 
-@register("task_arithmetic", elementwise=True)
-def task_arithmetic(pretrained: Tensor, finetuned: Sequence[Tensor], place: Place, *, scale: Scale) -> Tensor:
+@register("task_arithmetic", linear=True)
+def task_arithmetic(place: Place, *, scale: Scale) -> list[float]:
     """Task arithmetic: θ_0 + λ Σ_t τ_t. Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023.
 
     Args:
-        pretrained: θ_0.
-        finetuned: θ_t.
-        place: not used.
+        place: counts the tasks.
         scale: λ; 0.3 in the paper.
     """
-    del place
-    return combine(pretrained, finetuned, scale)
+    return [scale] * len(place.tasks)
 
 
 @register("slerp")
