@@ -70,9 +70,10 @@ def advmerge(name: str, model: str, paths: list[Path], output: Path) -> None:
 def fusion_bench(name: str, model: str, paths: list[Path], output: Path) -> None:
     import timm
     import torch
-    from fusion_bench.method.simple_average import simple_average
-    from fusion_bench.method.task_arithmetic.task_arithmetic import task_arithmetic_merge
+    from fusion_bench.method.simple_average import SimpleAverageAlgorithm
+    from fusion_bench.method.task_arithmetic.task_arithmetic import TaskArithmeticAlgorithm
     from fusion_bench.method.ties_merging.ties_merging import TiesMergingAlgorithm
+    from fusion_bench.modelpool import BaseModelPool
     from safetensors.torch import load_file, save_file
 
     def load(path: Path) -> torch.nn.Module:
@@ -81,14 +82,14 @@ def fusion_bench(name: str, model: str, paths: list[Path], output: Path) -> None
         module.load_state_dict(load_file(path), assign=True)
         return module
 
-    pretrained, *experts = map(load, paths)
-    if name == "average":
-        merged = simple_average(experts)
-    elif name == "task_arithmetic":
-        merged = task_arithmetic_merge(pretrained, experts, 0.3)
-    else:
-        pool = {"_pretrained_": pretrained, **{f"t{i}": expert for i, expert in enumerate(experts)}}
-        merged = TiesMergingAlgorithm(scaling_factor=0.3, threshold=20, remove_keys=[], merge_func="sum").run(pool)
+    names = ["_pretrained_", *(f"t{index}" for index in range(len(paths) - 1))]
+    pool = BaseModelPool({name: load(path) for name, path in zip(names, paths, strict=True)})
+    algorithms = {
+        "average": lambda: SimpleAverageAlgorithm(),
+        "task_arithmetic": lambda: TaskArithmeticAlgorithm(scaling_factor=0.3),
+        "ties": lambda: TiesMergingAlgorithm(scaling_factor=0.3, threshold=20, remove_keys=[], merge_func="sum"),
+    }
+    merged = algorithms[name]().run(pool)
     save_file(merged.state_dict(), output)
 
 

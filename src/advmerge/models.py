@@ -94,6 +94,29 @@ class Surgery(nn.Module):
         return features - F.linear(F.relu(F.linear(features, self.down)), self.up)
 
 
+def blocks_of(encoder: nn.Module) -> list[nn.Module]:
+    """The blocks of a transformer, each tokens [N, L, width] → tokens.
+
+    Raises:
+        StudyError: the encoder has none.
+    """
+    blocks = getattr(encoder, "blocks", None)
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
+        raise StudyError(f"deep surgery goes after each of a transformer's blocks; {type(encoder).__name__} has none")
+    return list(blocks)
+
+
+def _operated(block: nn.Module, _: Any, tokens: Tensor) -> Tensor:
+    return block.surgery(tokens)  # type: ignore[operator]
+
+
+def operate_blocks(encoder: nn.Module, modules: Sequence[Surgery]) -> None:
+    """Put a surgery module after each block of an encoder; it becomes the block's part ``surgery``."""
+    for block, module in zip(blocks_of(encoder), modules, strict=True):
+        block.add_module("surgery", module)
+        block.register_forward_hook(_operated)
+
+
 class Classifier(nn.Module):
     """What is attacked and evaluated: images [N, C, H, W] in [0, 1] → logits [N, classes]."""
 
@@ -188,7 +211,8 @@ class Model:
         state: the encoder's tensors under timm's names; those of P where the merge answers per task.
         per_task: the tasks that the merge has an encoder each for; empty where one encoder serves all.
         backbone: the study's ``backbone`` it was made with.
-        surgery: task → its module's tensors, empty without surgery.
+        surgery: task → its modules' tensors, empty without surgery: ``down`` and ``up`` of the one on the features,
+            ``blocks.<i>.down`` and ``blocks.<i>.up`` of the one after a block, where the surgery is deep.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -204,7 +228,7 @@ class Model:
         self.surgery: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith(SURGERY):
-                task, part = name.removeprefix(SURGERY).split(".")
+                task, _, part = name.removeprefix(SURGERY).partition(".")
                 self.surgery.setdefault(task, {})[part] = tensor
 
     def encoder(self, task: str | None = None) -> nn.Module:
@@ -227,15 +251,23 @@ class Model:
         return encoder.eval()
 
     def classifier(self, task: str, head: Head) -> Classifier:
-        """The model that answers for one task: with surgery, this task's module is inside."""
-        module = None
+        """The model that answers for one task: with surgery, this task's modules are inside."""
+        encoder, module = self.encoder(task), None
         if self.surgery:
             if task not in self.surgery:
                 raise StudyError(f"{self.path}: has no surgery module for the task '{task}'")
-            down = self.surgery[task]["down"]
-            module = Surgery(down.shape[1], down.shape[0])
-            module.load_state_dict(self.surgery[task])
-        return Classifier(self.encoder(task), head, Normalise.of(self.backbone), module).eval().requires_grad_(False)
+            module = self._module(task, "")
+            if "blocks.0.down" in self.surgery[task]:
+                count = len(blocks_of(encoder))
+                operate_blocks(encoder, [self._module(task, f"blocks.{index}.") for index in range(count)])
+        return Classifier(encoder, head, Normalise.of(self.backbone), module).eval().requires_grad_(False)
+
+    def _module(self, task: str, where: str) -> Surgery:
+        """The surgery module whose tensors' names begin so."""
+        down, up = (self.surgery[task][f"{where}{part}"] for part in ("down", "up"))
+        module = Surgery(down.shape[1], down.shape[0])
+        module.load_state_dict({"down": down, "up": up})
+        return module
 
 
 def load_head(path: Path | str) -> Head:

@@ -767,7 +767,7 @@ def check(study: Study) -> None:
         StudyError: naming the key, and the choices.
     """
     from advmerge import attacks, data, merging
-    from advmerge.models import build_encoder
+    from advmerge.models import blocks_of, build_encoder
 
     for task in study.sets:
         where = f"tasks.{task}" if task in study.tasks else f"surrogates.{task}.task"
@@ -777,7 +777,13 @@ def check(study: Study) -> None:
             merging.check_surgery(name, entry["surgery"])
         else:
             merging.check(name, entry["method"], study.merge_slice(name)["options"])
-    build_encoder(study.backbone.model_dump())
+    encoder = build_encoder(study.backbone.model_dump())
+    for name, entry in study.merging.items():
+        if "base" in entry and entry["surgery"].get("kind") == "deep":
+            try:
+                blocks_of(encoder)
+            except StudyError as error:
+                raise StudyError(f"merging.{name}.surgery.kind: {error}") from error
     for cell in study.cells().values():
         attacks.check(cell.attack, cell.method, cell.options)
     _check_surrogates(study)

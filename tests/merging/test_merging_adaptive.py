@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from zoo import Zoo
+from zoo import BACKBONE, Zoo
 
+from advmerge.artifacts import save_tensors
 from advmerge.errors import StudyError
 from advmerge.merging import Adaptation, regmean
 from advmerge.merging.engine import adapt, merge
 from advmerge.merging.fisher import diagonal
 from advmerge.merging.surgery import operate
-from advmerge.models import Surgery, to_unit
+from advmerge.models import Model, Normalise, Surgery, to_unit
 
 ADAPTIVE = ["adamerging", "adamerging_plus", "sigmoid_weighted", "fisher", "regmean", "regmean_plus"]
 
@@ -244,17 +248,88 @@ def test_adapt_refuses_what_needs_no_images(zoo: Zoo) -> None:
 def test_an_untrained_surgery_module_is_the_identity() -> None:
     features = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
     assert torch.equal(Surgery(12, 3)(features), features)
-    _, facts = operate(features, features + 1, 0, "t", rank=3, steps=0)
-    assert facts == {"distance_before": 1.0, "distance_after": 1.0}
 
 
-def test_surgery_lowers_the_distance_to_the_expert() -> None:
-    generator = torch.Generator().manual_seed(1)
-    expert = torch.randn(200, 12, generator=generator)
-    merged = expert + expert[:, :1].relu() @ torch.randn(1, 12, generator=generator)
-    module, facts = operate(merged, expert, 0, "t", rank=8, steps=300, lr=0.01)
-    after = float((module(merged) - expert).abs().mean())
-    assert facts["distance_after"] == pytest.approx(after)
-    assert after < 0.5 * facts["distance_before"]
-    again, _ = operate(merged, expert, 0, "t", rank=8, steps=300, lr=0.01)
-    assert torch.equal(module.up, again.up)
+def operated(zoo: Zoo, merged: dict[str, Tensor], task: str, **options: object) -> tuple[dict[str, Surgery], dict]:
+    encoders = zoo.encoder(merged), zoo.encoder(zoo.finetuned[task])
+    return operate(*encoders, Normalise([0.5], [0.5]), zoo.images[task], 0, task, **options)  # type: ignore[arg-type]
+
+
+def saved(zoo: Zoo, path: Path, merged: dict[str, Tensor], modules: dict[str, Surgery], task: str) -> Model:
+    """As the workflow's script lays it down."""
+    own = {f"surgery.{task}.{w}{n}": p.data for w, m in modules.items() for n, p in m.named_parameters()}
+    save_tensors(path, merged | own, {"backbone": BACKBONE})
+    return Model(path)
+
+
+@pytest.mark.parametrize("kind", ["final", "deep"])
+def test_surgery_without_steps_changes_nothing(zoo: Zoo, tmp_path: Path, kind: str) -> None:
+    merged = merge("average", zoo.pretrained, zoo.finetuned)
+    modules, facts = operated(zoo, merged, "red", kind=kind, steps=0)
+    assert list(modules) == ([""] if kind == "final" else ["blocks.0.", "blocks.1.", ""])
+    assert facts["distance_before"] == facts["distance_after"] > 0
+    model = saved(zoo, tmp_path / "m.safetensors", merged, modules, "red").classifier("red", zoo.heads["red"])
+    images = to_unit(zoo.images["red"])
+    torch.testing.assert_close(model(images), zoo.classifier("red", merged)(images))
+
+
+def test_surgery_distances_are_those_of_features_and_mean_tokens(zoo: Zoo) -> None:
+    """By a loop over timm's own steps: embed, position, blocks, norm, pool."""
+    merged = merge("average", zoo.pretrained, zoo.finetuned)
+    pixels = (to_unit(zoo.images["blue"]) - 0.5) / 0.5
+
+    def walk(state: dict[str, Tensor]) -> list[Tensor]:
+        encoder, found = zoo.encoder(state), []
+        tokens = encoder.patch_embed(pixels) + encoder.pos_embed
+        for block in encoder.blocks:
+            tokens = block(tokens)
+            found.append(tokens.mean(1))
+        return [*found, encoder.fc_norm(encoder.norm(tokens).mean(1))]
+
+    apart = [float((a - b).abs().mean()) for a, b in zip(walk(merged), walk(zoo.finetuned["blue"]), strict=True)]
+    _, final = operated(zoo, merged, "blue", kind="final", steps=0)
+    _, deep = operated(zoo, merged, "blue", kind="deep", steps=0)
+    assert final["distance_before"] == pytest.approx(apart[-1], rel=1e-5)
+    assert deep["distance_before"] == pytest.approx(sum(apart), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["final", "deep"])
+def test_surgery_lowers_the_distance_and_the_saved_model_has_it_inside(zoo: Zoo, tmp_path: Path, kind: str) -> None:
+    merged = merge("task_arithmetic", zoo.pretrained, zoo.finetuned, scale=0.6)
+    options = {"kind": kind, "rank": 8, "steps": 150, "lr": 0.01}
+    modules, facts = operated(zoo, merged, "green", **options)
+    assert facts["distance_after"] < 0.8 * facts["distance_before"]
+    model = saved(zoo, tmp_path / "m.safetensors", merged, modules, "green").classifier("green", zoo.heads["green"])
+    images = to_unit(zoo.images["green"])
+    with torch.no_grad():
+        features = model.surgery(model.encoder(model.normalise(images)))
+        expert, plain = (zoo.encoder(s)(model.normalise(images)) for s in (zoo.finetuned["green"], merged))
+        assert (features - expert).abs().mean() < (plain - expert).abs().mean()
+        torch.testing.assert_close(copy.deepcopy(model)(images), model(images))
+        # Step by step: each block's output less U·ReLU(D·x) of it goes into the next.
+        encoder = zoo.encoder(merged)
+        tokens = encoder.patch_embed(model.normalise(images)) + encoder.pos_embed
+        for index, block in enumerate(encoder.blocks):
+            tokens = block(tokens)
+            if kind == "deep":
+                part = modules[f"blocks.{index}."]
+                tokens = tokens - (tokens @ part.down.T).relu() @ part.up.T
+        z = encoder.fc_norm(encoder.norm(tokens).mean(1))
+        z = z - (z @ modules[""].down.T).relu() @ modules[""].up.T
+        torch.testing.assert_close(model(images), zoo.heads["green"](z))
+    again, _ = operated(zoo, merged, "green", **options)
+    for name, module in modules.items():
+        assert torch.equal(module.up, again[name].up)
+        assert not module.up.requires_grad
+    images = images[:2].requires_grad_()
+    assert torch.autograd.grad(model(images).sum(), images)[0].abs().sum() > 0
+
+
+def test_deep_surgery_wants_blocks_of_tokens(zoo: Zoo) -> None:
+    plain, normalise = nn.Sequential(nn.Flatten(), nn.Linear(256, 3)), Normalise([0.5], [0.5])
+    with pytest.raises(StudyError, match="deep surgery goes after each of a transformer's blocks; Sequential has none"):
+        operate(plain, plain, normalise, zoo.images["red"], 0, "red", kind="deep", steps=0)
+    maps = nn.Module()
+    maps.blocks, maps.forward = nn.Sequential(nn.Conv2d(1, 2, 3)), lambda x: maps.blocks(x).mean((2, 3))
+    with pytest.raises(StudyError, match=r"goes on tokens \[N, L, width\]; Conv2d gives 4 axes"):
+        operate(maps, maps, normalise, zoo.images["red"], 0, "red", kind="deep", steps=0)

@@ -280,6 +280,7 @@ def test_check_accepts_what_is_right() -> None:
     [
         ({"rnak": 3}, "merging.x.surgery: unknown option 'rnak'; .*rank"),
         ({"rank": 0}, "merging.x.surgery.rank"),
+        ({"kind": "shallow"}, "merging.x.surgery.kind: unknown value 'shallow'; choose one of: deep, final"),
         (3, "expected options"),
     ],
 )

@@ -1,10 +1,8 @@
-"""A merged encoder with a representation surgery module a task."""
-
-from torch import nn
+"""A merged encoder with representation surgery modules for each task."""
 
 from advmerge.artifacts import load_tensors, save_tensors
 from advmerge.merging.surgery import operate
-from advmerge.models import SURGERY, Model, Normalise, device, predict
+from advmerge.models import SURGERY, Model, Normalise, device
 from advmerge.script import arguments, progress, run, work
 
 
@@ -13,17 +11,18 @@ def main() -> None:
     config = args.config
     base = Model(args["base"])
     place = device()
-    normalise = Normalise(base.backbone["mean"], base.backbone["std"])
+    normalise = Normalise(base.backbone["mean"], base.backbone["std"]).to(place)
     tensors, facts = dict(base.tensors), {}
     with work():
         for task, path in args["finetuned"].items():
             images = load_tensors(args["data"][task])[0]["adapt_images"]
-            merged = nn.Sequential(normalise, base.encoder(task)).to(place)
-            expert = nn.Sequential(normalise, Model(path).encoder()).to(place)
-            features = predict(merged, images, 256), predict(expert, images, 256)
+            merged, expert = base.encoder(task).to(place), Model(path).encoder().to(place)
             report = progress(f"surgery {config['name']} {task}")
-            module, facts[task] = operate(*features, config["seed"], task, report, **config["options"])
-            tensors |= {f"{SURGERY}{task}.{name}": tensor.data for name, tensor in module.named_parameters()}
+            modules, facts[task] = operate(
+                merged, expert, normalise, images, config["seed"], task, report, **config["options"]
+            )
+            for where, module in modules.items():
+                tensors |= {f"{SURGERY}{task}.{where}{name}": t.data for name, t in module.named_parameters()}
     save_tensors(args["output"], tensors, {**args.provenance(), "backbone": base.backbone, "facts": facts})
 
 
