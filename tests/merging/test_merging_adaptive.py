@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,15 @@ from advmerge.merging.fisher import diagonal
 from advmerge.merging.surgery import operate
 from advmerge.models import Model, Normalise, Surgery, to_unit
 
-ADAPTIVE = ["adamerging", "adamerging_plus", "sigmoid_weighted", "fisher", "regmean", "regmean_plus"]
+ADAPTIVE = [
+    "adamerging",
+    "adamerging_plus",
+    "sigmoid_weighted",
+    "fisher",
+    "regmean",
+    "regmean_plus",
+    "selective_learning",
+]
 
 
 def entropy(zoo: Zoo, state: dict[str, Tensor]) -> float:
@@ -112,7 +121,7 @@ def test_the_step_of_adamerging_is_that_of_a_direct_autograd_computation(zoo: Zo
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_adaptive_methods_are_deterministic_and_answer(zoo: Zoo, name: str) -> None:
-    options = {"steps": 3} if name in ("adamerging", "adamerging_plus", "sigmoid_weighted") else {"images": 8}
+    options = {"images": 8} if name in ("fisher", "regmean", "regmean_plus") else {"steps": 3}
     runs = [adapt(name, zoo.pretrained, zoo.finetuned, zoo.tasks(), 5, **options)[0] for _ in range(2)]
     for key, tensor in zoo.pretrained.items():
         assert torch.equal(runs[0][key], runs[1][key])
@@ -236,6 +245,56 @@ def test_regmean_plus_differs_only_from_the_second_block_on(zoo: Zoo) -> None:
     for name in regmean.linear_layers(zoo.tasks()["red"].classifier.encoder, zoo.pretrained):
         near = torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-5)
         assert near == name.startswith("blocks.0"), name
+
+
+def test_selective_learning_without_steps_stitches_the_largest_entries(zoo: Zoo) -> None:
+    """θ_0 + Σ m τ / Σ m with m the top share of each expert's magnitudes, by a full sort."""
+    names, keep = floats(zoo), 0.3
+    state, facts = adapt("selective_learning", zoo.pretrained, zoo.finetuned, zoo.tasks(), 0, steps=0, keep=keep)
+    flat = {
+        task: torch.cat([(tensors[n] - zoo.pretrained[n]).flatten() for n in names])
+        for task, tensors in zoo.finetuned.items()
+    }
+    top, count = 0, torch.zeros_like(flat["red"])
+    for vector in flat.values():
+        size = int(np.ceil(keep * len(vector)))
+        mask = torch.zeros_like(vector).scatter(0, vector.abs().argsort(descending=True)[:size], 1)
+        top, count = top + mask * vector, count + mask
+    assert set(count.tolist()) == {0, 1, 2, 3}
+    expected = torch.cat([zoo.pretrained[n].flatten() for n in names]) + top / count.clamp(min=1)
+    torch.testing.assert_close(torch.cat([state[n].flatten() for n in names]), expected)
+    assert facts["chosen_by_magnitude_too"] == dict.fromkeys(zoo.finetuned, 1.0)
+
+
+@pytest.mark.parametrize(("keep", "same"), [(0, "pretrained"), (1, "average")])
+def test_selective_learning_of_nothing_and_of_all(zoo: Zoo, keep: float, same: str) -> None:
+    state, _ = adapt("selective_learning", zoo.pretrained, zoo.finetuned, zoo.tasks(), 0, steps=2, keep=keep)
+    expected = zoo.pretrained if same == "pretrained" else merge("average", zoo.pretrained, zoo.finetuned)
+    for name in zoo.pretrained:
+        torch.testing.assert_close(state[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_selective_learning_keeps_entries_that_answer_better_than_the_largest(zoo: Zoo) -> None:
+    """One task; its labels are the expert's own answers, so that there is something to find."""
+    images = zoo.images["blue"]
+    labels = zoo.classifier("blue", zoo.finetuned["blue"])(to_unit(images)).argmax(1)
+    tasks = {"blue": zoo.tasks()["blue"]._replace(labels=labels)}
+    loss = {}
+    for steps in (0, 60):
+        experts = {"blue": zoo.finetuned["blue"]}
+        state, facts = adapt("selective_learning", zoo.pretrained, experts, tasks, 0, steps=steps, keep=0.1, lr=0.3)
+        changed = sum(int((state[n] != zoo.pretrained[n]).sum()) for n in floats(zoo))
+        assert changed / sum(zoo.pretrained[n].numel() for n in floats(zoo)) == pytest.approx(0.1, abs=0.001)
+        with torch.no_grad():
+            loss[steps] = float(nn.functional.cross_entropy(zoo.classifier("blue", state)(to_unit(images)), labels))
+    assert loss[60] < loss[0] - 0.02
+    assert facts["chosen_by_magnitude_too"]["blue"] < 1
+
+
+def test_selective_learning_wants_labels(zoo: Zoo) -> None:
+    tasks = {task: seen._replace(labels=None) for task, seen in zoo.tasks().items()}
+    with pytest.raises(StudyError, match="'selective_learning' needs labels; the task 'red' has none"):
+        adapt("selective_learning", zoo.pretrained, zoo.finetuned, tasks, 0)
 
 
 def test_adapt_refuses_what_needs_no_images(zoo: Zoo) -> None:

@@ -55,6 +55,7 @@ MODULES = {
     "fisher": "fisher",
     "regmean": "regmean",
     "regmean_plus": "regmean",
+    "selective_learning": "selective",
 }
 """Method → the module of this package that registers it."""
 
