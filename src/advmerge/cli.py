@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from advmerge.errors import StudyError
-from advmerge.merging import MODULES, Option, Range, check_options, method, options_of
+from advmerge.merging import MODULES, Option, Range, check_options, method
 
 
 def parse_options(items: Sequence[str]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def methods() -> str:
         needs = {"none": "weights alone"}.get(chosen.data, f"{chosen.data} images: in a study only")
         title = (chosen.function.__doc__ or "").strip().splitlines()[0]
         lines.append(f"{name} ({needs}{', a model a task' if chosen.per_task else ''})\n    {title}")
-        lines += [f"    {key}: {describe(option)}" for key, option in options_of(chosen.function).items()]
+        lines += [f"    {key}: {describe(option)}" for key, option in chosen.options.items()]
     return "\n".join(lines)
 
 

@@ -12,7 +12,8 @@ Four shapes of method:
 Everything here works on the encoder alone: heads are frozen and never merged. The engine that runs the methods is
 :mod:`advmerge.merging.engine`; this module stays free of torch, because the Snakefile imports it.
 
-An option is a keyword-only parameter of the method's function; its annotation says what it may be.
+An option is a keyword-only parameter of the method's function, or of the one that does the rest; its annotation says
+what it may be.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class Method(NamedTuple):
         per_task: whether the task picks the model.
         elementwise: whether an entry of the result depends on that entry of the tensors alone, and on ``prepared``.
         linear: whether the function gives the weights of a sum.
+        rest: the function that takes the options which ``function`` passes on as ``**options``.
         adaptive: whether the function takes whole models and images.
     """
 
@@ -102,10 +104,17 @@ class Method(NamedTuple):
     per_task: bool
     elementwise: bool
     linear: bool
+    rest: Callable[..., Any] | None
 
     @property
     def adaptive(self) -> bool:
         return self.data != "none"
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """Name → option; the function's own stand before those that it passes on."""
+        passed = options_of(self.rest) if self.rest else {}
+        return options_of(self.function) | {k: v for k, v in passed.items() if k not in options_of(self.function)}
 
 
 METHODS: dict[str, Method] = {}
@@ -119,11 +128,12 @@ def register(
     per_task: bool = False,
     elementwise: bool = False,
     linear: bool = False,
+    rest: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a function as a merging method; see :class:`Method`."""
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
-        METHODS[name] = Method(function, data, prepare, per_task, elementwise, linear)
+        METHODS[name] = Method(function, data, prepare, per_task, elementwise, linear, rest)
         return function
 
     return enter
@@ -187,7 +197,7 @@ def check(entry: str, name: str, options: Mapping[str, Any]) -> None:
 
 def check_options(where: str, name: str, options: Mapping[str, Any]) -> None:
     """:func:`check` of one value an option; ``where`` stands before the option in messages."""
-    known = options_of(method(name).function)
+    known = method(name).options
     for option in options:
         if option not in known:
             raise unknown("option", option, [*known, "method"], where)

@@ -26,13 +26,13 @@ def learn(
     tasks: Mapping[str, Adaptation],
     generator: torch.Generator,
     progress: Progress,
-    *,
-    coefficients: str,
     sigmoid: bool,
-    initial: float,
-    lr: float,
-    steps: int,
-    batch: int,
+    *,
+    coefficients: Coefficients = "layer",
+    initial: Share = 0.3,
+    lr: Rate = 1e-3,
+    steps: Steps = 500,
+    batch: Count = 16,
 ) -> Merged:
     """θ_0 + Σ_t λ_t v_t with λ minimising Σ_t of the mean prediction entropy on unlabelled images, by Adam.
 
@@ -42,8 +42,8 @@ def learn(
         tasks: task → what may be seen of it.
         generator: of the draws of batches.
         progress: wraps the steps.
-        coefficients: one λ per ``layer`` (tensor) and task, or one per ``task``.
         sigmoid: learn w with λ = sigmoid(w); else learn λ itself, clamped to [0, 1] after each step.
+        coefficients: one λ per ``layer`` (tensor) and task, or one per ``task``.
         initial: first value of every λ.
         lr: Adam's learning rate.
         steps: of Adam, each on ``batch`` images of every task.
@@ -95,19 +95,14 @@ def plain_vectors(pretrained: Tensors, finetuned: Mapping[str, Tensors], tasks: 
     return {name: torch.stack(vectors) for name, vectors in task_vectors(pretrained, ordered)}
 
 
-@register("adamerging", data="unlabelled")
+@register("adamerging", data="unlabelled", rest=learn)
 def adamerging(
     pretrained: Tensors,
     finetuned: Mapping[str, Tensors],
     tasks: Mapping[str, Adaptation],
     seed: int,
     progress: Progress = iter,
-    *,
-    coefficients: Coefficients = "layer",
-    initial: Share = 0.3,
-    lr: Rate = 1e-3,
-    steps: Steps = 500,
-    batch: Count = 16,
+    **options: Any,
 ) -> Merged:
     """AdaMerging: θ_0 + Σ_t λ_t τ_t with λ minimising Σ_t of the mean prediction entropy on unlabelled images.
 
@@ -120,22 +115,16 @@ def adamerging(
         tasks: task → what may be seen of it.
         seed: of the draws of batches.
         progress: wraps the steps.
-        coefficients: one per ``layer`` (tensor) and task, or one per ``task``.
-        initial: first value of every coefficient; they stay in [0, 1].
-        lr: Adam's learning rate.
-        steps: of Adam, each on ``batch`` images of every task.
-        batch: images a task a step.
+        options: of :func:`learn`.
 
     Returns:
         The merged tensors, and the learned ``coefficients``: task → one value a tensor.
     """
-    options = {"coefficients": coefficients, "initial": initial, "lr": lr, "steps": steps, "batch": batch}
     vectors = plain_vectors(pretrained, finetuned, tasks)
-    generator = torch_generator(seed, "adamerging")
-    return learn(pretrained, vectors, tasks, generator, progress, sigmoid=False, **options)  # type: ignore[arg-type]
+    return learn(pretrained, vectors, tasks, torch_generator(seed, "adamerging"), progress, False, **options)
 
 
-@register("adamerging_plus", data="unlabelled")
+@register("adamerging_plus", data="unlabelled", rest=learn)
 def adamerging_plus(
     pretrained: Tensors,
     finetuned: Mapping[str, Tensors],
@@ -144,42 +133,26 @@ def adamerging_plus(
     progress: Progress = iter,
     *,
     keep: Share = 0.2,
-    coefficients: Coefficients = "layer",
-    initial: Share = 0.3,
-    lr: Rate = 1e-3,
-    steps: Steps = 500,
-    batch: Count = 16,
+    **options: Any,
 ) -> Merged:
     """AdaMerging++: AdaMerging on the task vectors that TIES leaves, trimmed and of the elected sign.
 
     Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024, section 3.3. With every
-    coefficient equal to λ it is TIES' sum.
+    coefficient equal to λ it is TIES' sum. Arguments as in :func:`adamerging`, and:
 
     Args:
-        pretrained: θ_0.
-        finetuned: task → θ_t.
-        tasks: task → what may be seen of it.
-        seed: of the draws of batches.
-        progress: wraps the steps.
         keep: share of each task vector's entries that TIES keeps, over the whole model.
-        coefficients: as in :func:`adamerging`, and so the rest.
-        initial: first value of every coefficient.
-        lr: Adam's learning rate.
-        steps: of Adam.
-        batch: images a task a step.
     """
-    options = {"coefficients": coefficients, "initial": initial, "lr": lr, "steps": steps, "batch": batch}
     ordered = {task: finetuned[task] for task in tasks}
     limits = thresholds(pretrained, ordered, seed, keep=keep)["thresholds"]
     vectors = {}
     for name, parts in task_vectors(pretrained, ordered):
         stacked = torch.stack([trim(part, limit) for part, limit in zip(parts, limits, strict=True)])
         vectors[name] = stacked.where(stacked.sign() == stacked.sum(0).sign(), 0)
-    generator = torch_generator(seed, "adamerging")
-    return learn(pretrained, vectors, tasks, generator, progress, sigmoid=False, **options)  # type: ignore[arg-type]
+    return learn(pretrained, vectors, tasks, torch_generator(seed, "adamerging"), progress, False, **options)
 
 
-@register("sigmoid_weighted", data="unlabelled")
+@register("sigmoid_weighted", data="unlabelled", rest=learn)
 def sigmoid_weighted(
     pretrained: Tensors,
     finetuned: Mapping[str, Tensors],
@@ -190,26 +163,18 @@ def sigmoid_weighted(
     coefficients: Coefficients = "task",
     initial: Annotated[float, Range(0.001, 0.999)] = 0.3,
     lr: Rate = 1e-2,
-    steps: Steps = 500,
-    batch: Count = 16,
+    **options: Any,
 ) -> Merged:
     """Sigmoid-weighted averaging: AdaMerging with λ = sigmoid(w), w free, in place of the clamp to [0, 1].
 
-    Our reading of the name; the objective is that of Yang et al., ICLR 2024, eq. 5–7.
+    Our reading of the name; the objective is that of Yang et al., ICLR 2024, eq. 5–7. Arguments as in
+    :func:`adamerging`, with other defaults:
 
     Args:
-        pretrained: θ_0.
-        finetuned: task → θ_t.
-        tasks: task → what may be seen of it.
-        seed: of the draws of batches.
-        progress: wraps the steps.
         coefficients: one per ``task``, or one per ``layer`` (tensor) and task.
         initial: first value of every λ; w starts at its logit.
         lr: Adam's learning rate for w.
-        steps: of Adam.
-        batch: images a task a step.
     """
-    options = {"coefficients": coefficients, "initial": initial, "lr": lr, "steps": steps, "batch": batch}
-    vectors = plain_vectors(pretrained, finetuned, tasks)
-    generator = torch_generator(seed, "sigmoid_weighted")
-    return learn(pretrained, vectors, tasks, generator, progress, sigmoid=True, **options)  # type: ignore[arg-type]
+    vectors, generator = plain_vectors(pretrained, finetuned, tasks), torch_generator(seed, "sigmoid_weighted")
+    options |= {"coefficients": coefficients, "initial": initial, "lr": lr}
+    return learn(pretrained, vectors, tasks, generator, progress, True, **options)

@@ -17,6 +17,8 @@ from advmerge.models import batches, to_unit
 from advmerge.seeding import torch_generator
 
 Tensors = Mapping[str, Tensor]
+Merged = tuple[dict[str, Tensor], dict[str, Any]]
+Progress = Callable[[Iterable[str]], Iterable[str]]
 
 
 def linear_layers(encoder: nn.Module, names: Iterable[str]) -> dict[str, nn.Linear]:
@@ -102,74 +104,32 @@ def sample(tasks: Mapping[str, Adaptation], seed: int, count: int) -> dict[str, 
     }
 
 
-@register("regmean", data="labelled")
-def regmean(
-    pretrained: Tensors,
-    finetuned: Mapping[str, Tensors],
-    tasks: Mapping[str, Adaptation],
-    seed: int,
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
-    *,
-    images: Count = 256,
-    shrink: Share = 0.95,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """RegMean: W = (Σ_t G_t)⁻¹ Σ_t G_t W_t for each linear layer, G_t = X_tᵀX_t of expert t's inputs to it.
-
-    Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023. Every tensor that is
-    no linear layer's weight is averaged. The images are training images; their labels are not used.
-
-    Args:
-        pretrained: gives names and types.
-        finetuned: task → θ_t.
-        tasks: task → its images.
-        seed: of the draw of images.
-        progress: wraps the tasks.
-        images: a task.
-        shrink: factor on the off-diagonal entries of G_t.
-
-    Returns:
-        The merged tensors, and the names of those that were regressed.
-    """
-    chosen = sample(tasks, seed, images)
-    layers = {task: linear_layers(seen.classifier.encoder, floating(pretrained)) for task, seen in tasks.items()}
-    found = {
-        task: grams(tasks[task].classifier, finetuned[task], chosen[task], layers[task]) for task in progress(tasks)
-    }
-    merged = averages(pretrained, finetuned)
-    regressed = [name for name in pretrained if all(name in part for part in found.values())]
-    for name in regressed:
-        merged[name] = solve([finetuned[t][name] for t in tasks], [found[t][name] for t in tasks], shrink)
-    return {name: merged[name].to(pretrained[name].dtype) for name in pretrained}, {"regressed": regressed}
-
-
 def block_of(name: str) -> str:
     """The block a tensor belongs to: its name up to the first number, ``blocks.3.attn.qkv.weight`` → ``blocks.3``."""
     found = re.match(r".*?\.\d+(?=\.)", name)
     return found.group() if found else name.rpartition(".")[0]
 
 
-@register("regmean_plus", data="labelled")
-def regmean_plus(
+def regress(
     pretrained: Tensors,
     finetuned: Mapping[str, Tensors],
     tasks: Mapping[str, Adaptation],
     seed: int,
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    progress: Progress,
+    part_of: Callable[[str], str],
     *,
     images: Count = 256,
     shrink: Share = 0.95,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """RegMean++: RegMean block by block, each expert's block fed by the blocks that are already merged.
-
-    Nguyen et al., "RegMean++: Enhancing Effectiveness and Generalization of Regression Mean for Model Merging", 2025.
-    The images of each task run through the whole encoder once a block.
+) -> Merged:
+    """W = (Σ_t G_t)⁻¹ Σ_t G_t W_t of each linear layer, part by part, each fed by the parts that are already merged.
 
     Args:
         pretrained: gives names and types.
         finetuned: task → θ_t.
         tasks: task → its images.
         seed: of the draw of images.
-        progress: wraps the blocks.
+        progress: wraps the parts.
+        part_of: tensor name → the part of the encoder that it belongs to.
         images: a task.
         shrink: factor on the off-diagonal entries of G_t.
 
@@ -182,12 +142,47 @@ def regmean_plus(
     # Gram matrices of one image tell which layers run, and in which order.
     first = next(iter(tasks))
     order = list(grams(tasks[first].classifier, merged, chosen[first][:1], layers[first]))
-    for block in progress(list(dict.fromkeys(block_of(name) for name in order))):
-        own = [name for name in order if block_of(name) == block]
+    for part in progress(list(dict.fromkeys(part_of(name) for name in order))):
+        own = [name for name in order if part_of(name) == part]
         found = {}
         for task, seen in tasks.items():
-            state = merged | {name: t for name, t in finetuned[task].items() if block_of(name) == block}
+            state = merged | {name: t for name, t in finetuned[task].items() if part_of(name) == part}
             found[task] = grams(seen.classifier, state, chosen[task], {name: layers[task][name] for name in own})
         for name in own:
             merged[name] = solve([finetuned[t][name] for t in tasks], [found[t][name] for t in tasks], shrink)
     return {name: merged[name].to(pretrained[name].dtype) for name in pretrained}, {"regressed": order}
+
+
+@register("regmean", data="labelled", rest=regress)
+def regmean(
+    pretrained: Tensors,
+    finetuned: Mapping[str, Tensors],
+    tasks: Mapping[str, Adaptation],
+    seed: int,
+    progress: Progress = iter,
+    **options: Any,
+) -> Merged:
+    """RegMean: W = (Σ_t G_t)⁻¹ Σ_t G_t W_t for each linear layer, G_t = X_tᵀX_t of expert t's inputs to it.
+
+    Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023. Every tensor that is
+    no linear layer's weight is averaged. The images are training images; their labels are not used. Arguments as in
+    :func:`regress`, the whole encoder being one part.
+    """
+    return regress(pretrained, finetuned, tasks, seed, progress, lambda name: "", **options)
+
+
+@register("regmean_plus", data="labelled", rest=regress)
+def regmean_plus(
+    pretrained: Tensors,
+    finetuned: Mapping[str, Tensors],
+    tasks: Mapping[str, Adaptation],
+    seed: int,
+    progress: Progress = iter,
+    **options: Any,
+) -> Merged:
+    """RegMean++: RegMean block by block, each expert's block fed by the blocks that are already merged.
+
+    Nguyen et al., "RegMean++: Enhancing Effectiveness and Generalization of Regression Mean for Model Merging", 2025.
+    The images of each task run through the whole encoder once a block. Arguments as in :func:`regress`.
+    """
+    return regress(pretrained, finetuned, tasks, seed, progress, block_of, **options)
