@@ -121,8 +121,7 @@ def test_the_step_of_adamerging_is_that_of_a_direct_autograd_computation(zoo: Zo
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_adaptive_methods_are_deterministic_and_answer(zoo: Zoo, name: str) -> None:
-    options = {"images": 8} if name in ("fisher", "regmean", "regmean_plus") else {"steps": 3}
-    runs = [adapt(name, zoo.pretrained, zoo.finetuned, zoo.tasks(), 5, **options)[0] for _ in range(2)]
+    runs = [adapt(name, zoo.pretrained, zoo.finetuned, zoo.tasks(), 5, **few(name))[0] for _ in range(2)]
     for key, tensor in zoo.pretrained.items():
         assert torch.equal(runs[0][key], runs[1][key])
         assert runs[0][key].dtype == tensor.dtype
@@ -132,6 +131,47 @@ def test_adaptive_methods_are_deterministic_and_answer(zoo: Zoo, name: str) -> N
         logits = zoo.classifier(task, runs[0])(to_unit(zoo.images[task]))
         assert torch.isfinite(logits).all()
         assert logits.shape == (40, zoo.heads[task].weight.shape[0])
+
+
+def few(name: str) -> dict[str, int]:
+    """Options that make a method quick."""
+    return {"images": 8} if name in ("fisher", "regmean", "regmean_plus") else {"steps": 3}
+
+
+@pytest.mark.parametrize("name", ["fisher", "regmean", "regmean_plus", "selective_learning"])
+def test_permuting_the_tasks_changes_nothing(zoo: Zoo, name: str) -> None:
+    """Each task draws its own images; AdaMerging's tasks share one stream of draws, in their order."""
+    order, tasks = ["blue", "red", "green"], zoo.tasks()
+    one, _ = adapt(name, zoo.pretrained, zoo.finetuned, tasks, 0, **few(name))
+    turned = {task: zoo.finetuned[task] for task in order}
+    two, _ = adapt(name, zoo.pretrained, turned, {task: tasks[task] for task in order}, 0, **few(name))
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_half_precision_is_merged_in_float32_and_returned_as_it_came(zoo: Zoo, name: str, dtype: torch.dtype) -> None:
+    low = {task: {k: v.to(dtype) for k, v in tensors.items()} for task, tensors in zoo.finetuned.items()}
+    base = {k: v.to(dtype) for k, v in zoo.pretrained.items()}
+    wide = {task: {k: v.float() for k, v in tensors.items()} for task, tensors in low.items()}
+    ours, _ = adapt(name, base, low, zoo.tasks(), 0, **few(name))
+    expected, _ = adapt(name, {k: v.float() for k, v in base.items()}, wide, zoo.tasks(), 0, **few(name))
+    for key, tensor in ours.items():
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, expected[key].to(dtype))
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_integer_buffers_come_from_the_pretrained_model(zoo: Zoo, name: str) -> None:
+    tasks = zoo.tasks()
+    for encoder in {id(seen.classifier.encoder): seen.classifier.encoder for seen in tasks.values()}.values():
+        encoder.register_buffer("steps", torch.tensor([7]))
+    base = zoo.pretrained | {"steps": torch.tensor([7])}
+    experts = {t: m | {"steps": torch.tensor([100])} for t, m in zoo.finetuned.items()}
+    merged, _ = adapt(name, base, experts, tasks, 0, **few(name))
+    assert merged["steps"].tolist() == [7]
+    assert merged["steps"].dtype == torch.int64
 
 
 @pytest.mark.parametrize("name", ["fisher", "regmean", "regmean_plus"])
