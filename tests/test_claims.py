@@ -94,8 +94,8 @@ def simulated(chance, images: int = 120, seed: int = 0, **axes: Any) -> pd.DataF
 
 
 def test_what_a_surrogate_is_made_of_describes_its_cells() -> None:
-    """Nothing is merged into a jointly trained model; what no study says otherwise is of its own architecture."""
-    told = {"ingredients": ["finetuned"], "architectures": {"pretrained": "other", "finetuned": "mixed"}}
+    """What the study does not name is merged into nothing, and of the study's architecture."""
+    told = {"ingredients": {"weak": ["finetuned"]}, "architectures": {"pretrained": "other", "finetuned": "mixed"}}
     table = pd.DataFrame(
         [(t, s, "pgd", EPS, m) for t, s, m in product("t", ["pretrained", "finetuned", "weak"], ["weak", "joint"])],
         columns=statistics.CELL,

@@ -231,10 +231,9 @@ def test_what_each_surrogate_is_made_of(study: Study) -> None:
     assert study.model("bait", "latin") == f"{models}/finetuned/bait.safetensors"
     assert study.head_of("resnet", "latin") == f"{heads}/resnet/latin.safetensors"
     assert study.head_of("bait", "latin") == study.head_of("finetuned", "latin") == f"{heads}/latin.safetensors"
-    assert study.ingredients == ["uci_digits", "latin", "texture", "bait"]
-    in_merge = [name for name in study.surrogates if study.in_merge(name)]
-    assert in_merge == ["finetuned", "crowd", "all", "bait"]
-    assert study.evaluate_slice("task_arithmetic", "pgd_eps8")["in_merge"] == in_merge
+    assert study.ingredients("task_arithmetic") == ["uci_digits", "latin", "texture", "bait"]
+    assert study.merged_into("task_arithmetic") == ["finetuned", "crowd", "all", "bait"]
+    assert study.evaluate_slice("task_arithmetic", "pgd_eps8")["in_merge"] == study.merged_into("task_arithmetic")
     assert study.evaluate_slice("multitask", "pgd_eps8")["in_merge"] == []
     kinds = {name: study.architecture(name) for name in study.surrogates}
     assert [name for name, kind in kinds.items() if kind == "other"] == ["net", "resnet"]
@@ -287,6 +286,10 @@ def test_check_takes_every_kind(study: Study) -> None:
         ({"x": {"backbone": {**NET, "pretrained": "imagenet"}}}, "surrogates.x.backbone.pretrained: unknown 'imagenet'"),
         ({"x": {"backbone": {**NET, "timm": "resnet18"}}}, f"surrogates.x.backbone.timm: '{LITE0}' holds weights of tf_"),
         ({"x": {"backbone": {**NET, "size": 3}}}, "unknown key 'surrogates.x.backbone.size'; choose one of: mean, opt"),
+        (
+            {"x": {"task": {"kind": "mnist"}, "in_merge": ["task_arithmetic_surgery"]}},
+            "surrogates.x.in_merge: unknown 'task_arithmetic_surgery'; choose some of: weight_averaging, task_arithmetic",
+        ),
         ({"x": {"task": {"splits": {}}}}, "surrogates.x.task: lacks 'kind'"),
         ({"x": {"task": {"kind": "mnist", "splits": {"train": 0}}}}, "surrogates.x.task.splits: expected positive"),
         ({"latin": {"task": {"kind": "mnist"}}}, "surrogates.latin: the name is taken by a task, a merged model"),
@@ -343,10 +346,22 @@ def test_an_attack_that_cannot_be_run_on_a_surrogate_is_named(study: Study) -> N
 def test_a_bait_changes_merges_when_it_is_in_them_and_nothing_else() -> None:
     """Its own set, head and expert are the same; what is merged and what is recorded of it differ."""
     bait = {"task": {"kind": "mnist"}}
-    out, within = (study_with({"finetuned": {}, "bait": {**bait, "in_merge": flag}}) for flag in (False, True))
-    assert out.ingredients == [*out.tasks]
-    assert within.ingredients == [*out.tasks, "bait"]
-    before, after = out.artifacts(), within.artifacts()
-    assert before.keys() == after.keys()
-    differing = {path.split("/")[2] for path in before if before[path] != after[path]}
-    assert differing == {"outcomes"}
+    out, some, within = (
+        study_with({"finetuned": {}, "bait": {**bait, "in_merge": where}})
+        for where in (False, ["task_arithmetic"], True)
+    )
+    tasks = [*out.tasks]
+    for name in out.merging:
+        follows = name.startswith("task_arithmetic")  # surgery is done on the model that has the bait in it
+        assert out.ingredients(name) == tasks
+        assert some.ingredients(name) == [*tasks, *["bait"] * follows]
+        assert within.ingredients(name) == [*tasks, "bait"]
+        assert some.merged_into(name) == ["finetuned", *["bait"] * follows]
+    assert within.merged_into("multitask") == []
+    before = out.artifacts()
+    for study, names in ((some, ["task_arithmetic", "task_arithmetic_surgery"]), (within, [*out.merging])):
+        after = study.artifacts()
+        assert before.keys() == after.keys()
+        differing = {path.removeprefix("results/smoke/") for path in before if before[path] != after[path]}
+        made = {f"merged/{name}.safetensors" for name in names if "method" in study.merging[name]}
+        assert differing == made | {f"outcomes/{name}/{cell}.parquet" for name in names for cell in study.cells()}

@@ -224,8 +224,8 @@ def _sentence(error: ValidationError) -> str:
 class Names:
     """What a study's cells can be: its axes, which attacks are controls, and what surgery was done on.
 
-    ``ingredients`` are the surrogates that are merged, or have a member that is; ``architectures`` gives those that are
-    not of the study's own: ``other`` or ``mixed``.
+    ``ingredients`` gives each target's surrogates that are merged into it, or have a member that is; ``architectures``
+    those of surrogates that are not the study's own: ``other`` or ``mixed``.
     """
 
     tasks: Sequence[str]
@@ -236,7 +236,7 @@ class Names:
     controls: Sequence[str] = ()
     joint: Sequence[str] = ()
     bases: Mapping[str, str] | None = None
-    ingredients: Sequence[str] = ("finetuned",)
+    ingredients: Mapping[str, Sequence[str]] | None = None
     architectures: Mapping[str, str] | None = None
 
     def choices(self, column: str) -> list[Any]:
@@ -341,7 +341,7 @@ def described(table: pandas.DataFrame, accuracy: pandas.DataFrame, names: Names)
     clean = accuracy[accuracy["split"] == "test"].astype({"model": str, "task": str})
     rate = dict(zip(zip(clean["model"], clean["task"], strict=True), clean["correct"] / clean["n"], strict=True))
     mean = clean.assign(_rate=clean["correct"] / clean["n"]).groupby("model")["_rate"].mean().to_dict()
-    bases, architectures = dict(names.bases or {}), dict(names.architectures or {})
+    bases, architectures, ingredients = (dict(d or {}) for d in (names.bases, names.architectures, names.ingredients))
     surrogates = list(zip(table["surrogate"], table["task"], strict=True))
     for model in set(table["target"]) - set(mean):
         raise StudyError(f"the accuracy table lacks '{model}' on the test splits")
@@ -354,7 +354,7 @@ def described(table: pandas.DataFrame, accuracy: pandas.DataFrame, names: Names)
         surgery=table["target"].isin(list(bases)),
         base=[bases.get(target, target) for target in table["target"]],
         architecture=[architectures.get(surrogate, "same") for surrogate in table["surrogate"]],  # targets: the study's
-        in_merge=table["surrogate"].isin(list(names.ingredients)) & ~table["target"].isin(list(names.joint)),
+        in_merge=[s in ingredients.get(t, ()) for s, t in zip(table["surrogate"], table["target"], strict=True)],
         target_accuracy=table["target"].map(mean),
         surrogate_accuracy=[rate[key] for key in surrogates],
     )

@@ -159,7 +159,7 @@ class Surrogate(Section):
         members: names of surrogates whose ensemble this is; one that is an ensemble stands for its members.
         fuse: how the members' answers are made one, see :class:`advmerge.models.Ensemble`.
         task: a set of images as ``tasks`` has them, on which P is fine-tuned: a bait.
-        in_merge: of a bait, whether it is merged with the experts.
+        in_merge: of a bait, whether it is merged with the experts: in all merged models, or in those listed.
         finetune: options that differ from the study's ``finetune``.
     """
 
@@ -168,7 +168,7 @@ class Surrogate(Section):
     members: Annotated[list[str], Field(min_length=2)] | None = None
     fuse: Literal["logits", "probabilities"] = "logits"
     task: dict[str, Any] | None = None
-    in_merge: bool = False
+    in_merge: bool | list[str] = False
     finetune: dict[str, Any] | None = None
 
 
@@ -327,6 +327,10 @@ class Study(Section):
             if first["type"] == "extra_forbidden":
                 said = f"unknown option; choose one of: {', '.join(sorted(Finetune.model_fields))}"
             raise ValueError(f"{where}.finetune.{first['loc'][0]}: {said}") from None
+        plain = [merged for merged, options in self.merging.items() if "method" in options]
+        for merged in entry.in_merge if isinstance(entry.in_merge, list) else []:
+            if merged not in plain:
+                raise ValueError(f"{where}.in_merge: unknown '{merged}'; choose some of: {', '.join(plain)}")
         if entry.task is not None and "kind" not in entry.task:
             raise ValueError(f"{where}.task: lacks 'kind', the source of its images")
         checkpoint = CHECKPOINTS.get(entry.backbone.pretrained) if entry.backbone else None
@@ -360,10 +364,11 @@ class Study(Section):
         """What images are made for: the tasks, and the baits' own sets, which nothing is evaluated on."""
         return {**self.tasks, **{name: self.surrogates[name].task or {} for name in self.baits}}
 
-    @property
-    def ingredients(self) -> list[str]:
-        """Whose experts are merged: every task's, and the baits that found their way in."""
-        return [*self.tasks, *(name for name in self.baits if self.surrogates[name].in_merge)]
+    def ingredients(self, merged: str) -> list[str]:
+        """Whose experts a merged model is made of: every task's, and the baits that found their way in."""
+        base = self.merging[merged].get("base", merged)
+        held = {name: self.surrogates[name].in_merge for name in self.baits}
+        return [*self.tasks, *(name for name, where in held.items() if where is True or (where and base in where))]
 
     @property
     def heads(self) -> list[str]:
@@ -416,9 +421,12 @@ class Study(Section):
             found += self.members(member, (*within, name))
         return list(dict.fromkeys(found))
 
-    def in_merge(self, name: str) -> bool:
-        """Whether a surrogate, or a member of it, is one of the models that are merged."""
-        return any(member == "finetuned" or member in self.ingredients for member in self.members(name))
+    def merged_into(self, target: str) -> list[str]:
+        """The surrogates that are, or have a member that is, one of the models merged into a target."""
+        if target not in self.merging:
+            return []
+        held = {"finetuned", *self.ingredients(target)}
+        return [name for name in self.surrogates if held.intersection(self.members(name))]
 
     def architecture(self, name: str) -> str:
         """A model's architecture beside the study's: ``same``, ``other``, or ``mixed`` of an ensemble of both."""
@@ -561,7 +569,13 @@ class Study(Section):
     def merge_slice(self, name: str) -> dict[str, Any]:
         """What a merged model without surgery depends on."""
         options = {key: value for key, value in self.merging[name].items() if key != "method"}
-        return {"seed": self.seed, "name": name, "method": self.merging[name]["method"], "options": options}
+        return {
+            "seed": self.seed,
+            "name": name,
+            "ingredients": self.ingredients(name),
+            "method": self.merging[name]["method"],
+            "options": options,
+        }
 
     def surgery_slice(self, name: str) -> dict[str, Any]:
         """What a merged model with surgery depends on, beside its base."""
@@ -573,22 +587,26 @@ class Study(Section):
             "seed": self.seed,
             "task": task,
             "surrogate": surrogate,
-            "fuse": self.surrogates[surrogate].fuse if surrogate in self.surrogates else "logits",
+            **self._answering(surrogate),
             **self.cells()[cell].model_dump(),
             **self.evaluation.model_dump(),
         }
 
     def predict_slice(self, model: str) -> dict[str, Any]:
         """What a model's clean answers depend on."""
-        fuse = self.surrogates[model].fuse if model in self.surrogates else "logits"
-        return {"model": model, "fuse": fuse, "batch_size": self.evaluation.batch_size}
+        return {"model": model, **self._answering(model), "batch_size": self.evaluation.batch_size}
+
+    def _answering(self, name: str) -> dict[str, Any]:
+        """The models that answer as one under a name, and how they are fused."""
+        fuse = self.surrogates[name].fuse if name in self.surrogates else "logits"
+        return {"members": self.members(name), "fuse": fuse}
 
     def evaluate_slice(self, target: str, cell: str) -> dict[str, Any]:
         """What the outcomes of one (target, attack) depend on."""
         chosen = self.cells()[cell]
         return {
             "target": target,
-            "in_merge": [name for name in self.surrogates if target in self.merging and self.in_merge(name)],
+            "in_merge": self.merged_into(target),
             "attack": chosen.attack,
             "eps": chosen.eps,
             "batch_size": self.evaluation.batch_size,
@@ -619,7 +637,7 @@ class Study(Section):
                 **{axis: order[axis] for axis in ("tasks", "surrogates", "attacks", "targets", "controls")},
                 "eps": sorted({cell.eps for cell in self.cells().values() if cell.eps is not None}),
                 "joint": ["multitask"],
-                "ingredients": [name for name in self.surrogates if self.in_merge(name)],
+                "ingredients": {target: self.merged_into(target) for target in self.targets},
                 "architectures": {name: self.architecture(name) for name in self.surrogates},
                 "bases": {name: entry["base"] for name, entry in self.merging.items() if "base" in entry},
             },

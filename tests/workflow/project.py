@@ -25,7 +25,7 @@ EVERY_KIND = """surrogates:
     backbone: {timm: vit_tiny_patch16_224, options: {img_size: 28, patch_size: 14, in_chans: 1, embed_dim: 16, depth: 1, num_heads: 1}, mean: [.5], std: [.5], pretrained: recipe}
     attacks: []
   ensemble: {members: [pretrained, small, multitask], attacks: [pgd]}
-  bait: {task: {kind: cyrillic}, in_merge: true, attacks: [pgd]}
+  bait: {task: {kind: cyrillic}, in_merge: [task_arithmetic], attacks: [pgd]}
   decoy: {task: {kind: mnist}, finetune: {steps: 20}, attacks: [pgd]}
 """  # in place of PLAIN: what an adversary may hold
 

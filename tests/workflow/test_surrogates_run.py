@@ -10,7 +10,7 @@ from advmerge.artifacts import load_table, load_tensors, metadata
 pytestmark = pytest.mark.workflow
 
 TASKS = ("uci_digits", "latin", "texture")
-MERGED = ("weight_averaging", "task_arithmetic", "task_arithmetic_surgery")
+BAITED = ("task_arithmetic", "task_arithmetic_surgery")
 NEW = ("efficientnet", "ensemble", "bait", "decoy")
 OTHERS = ("efficientnet", "small")
 
@@ -29,13 +29,13 @@ def test_every_kind_of_surrogate(copy: Tree) -> None:
         *(f"adversarial/{task}/{name}/pgd_eps8" for name in NEW for task in TASKS),
         *(f"clean/{name}" for name in (*NEW, "small")),
     }
-    # The bait is in the merge, so all that comes after the merge is made again.
+    # The bait is in one merge, so all that comes after it is made again.
     again = {
-        *(f"merged/{name}" for name in MERGED),
-        *(f"clean/{name}" for name in MERGED),
-        *(f"adversarial/{task}/{name}/pgd_eps8" for name in MERGED for task in TASKS),
-        *(f"outcomes/{name}/{cell}" for name in MERGED for cell in ("pgd_eps8", "deepfool")),
-        "outcomes/multitask/pgd_eps8",
+        *(f"merged/{name}" for name in BAITED),
+        *(f"clean/{name}" for name in BAITED),
+        *(f"adversarial/{task}/{name}/pgd_eps8" for name in BAITED for task in TASKS),
+        *(f"outcomes/{name}/{cell}" for name in BAITED for cell in ("pgd_eps8", "deepfool")),
+        *(f"outcomes/{name}/pgd_eps8" for name in ("weight_averaging", "multitask")),
         "outcomes",
         "accuracy",
     }
@@ -49,15 +49,17 @@ def test_every_kind_of_surrogate(copy: Tree) -> None:
     assert "artifacts are what the study asks for" in copy.run("python", "workflow/scripts/audit.py")
 
     results = copy.path / "results/smoke"
-    inputs = metadata(results / "merged/task_arithmetic.safetensors")["inputs"]
-    merged = {path.rsplit("/", 1)[1] for path in inputs if "/finetuned/" in path}
-    assert merged == {f"{name}.safetensors" for name in (*TASKS, "bait")}
+    for name, ingredients in (("task_arithmetic", (*TASKS, "bait")), ("weight_averaging", TASKS)):
+        inputs = metadata(results / f"merged/{name}.safetensors")["inputs"]
+        merged = {path.rsplit("/", 1)[1] for path in inputs if "/finetuned/" in path}
+        assert merged == {f"{task}.safetensors" for task in ingredients}
 
     rows = load_table(results / "outcomes.parquet").astype({"surrogate": str, "target": str})
     facts = rows[["surrogate", "target", "in_merge"]].drop_duplicates()
     assert not facts.duplicated(["surrogate", "target"]).any()
     within = {(row.surrogate, row.target) for row in facts.itertuples() if row.in_merge}
-    assert within == {(name, target) for name in ("finetuned", "bait") for target in MERGED}
+    expected = {("finetuned", target) for target in (*BAITED, "weight_averaging")}
+    assert within == expected | {("bait", target) for target in BAITED}
     assert set(NEW) < set(rows["surrogate"])
 
     # The ensemble's answers are those of its members' mean logits: it beats no bound, but it is no member's.

@@ -69,11 +69,6 @@ def each_task(pattern, names=study.tasks):
     return [pattern.format(task=name, head=name, expert=name) for name in names]
 
 
-def each_ingredient(pattern):
-    """The path of every task, and of every bait that is merged with the experts."""
-    return each_task(pattern, study.ingredients)
-
-
 def named(option, paths, names=study.tasks):
     """The argument of a script that takes a path for each name: --option name=path …"""
     return f"--{option} " + " ".join(f"{name}={path}" for name, path in zip(names, paths, strict=True))
@@ -153,6 +148,29 @@ def finetune_config(wildcards):
 
 def merge_code(wildcards):
     return code("merge", merging.module_of(study.merging[wildcards.merged]["method"]))
+
+
+def ingredients_of(wildcards):
+    """Whose experts are merged: the tasks', and the baits' that are in this merge."""
+    return study.ingredients(wildcards.merged)
+
+
+def merge_experts(wildcards):
+    return each_task(EXPERT, ingredients_of(wildcards))
+
+
+def merge_heads(wildcards):
+    return each_task(HEAD, ingredients_of(wildcards))
+
+
+def merge_data(wildcards):
+    return each_task(DATA, ingredients_of(wildcards))
+
+
+def merge_argument(wildcards):
+    options = {"finetuned": merge_experts, "head": merge_heads, "data": merge_data}
+    names = ingredients_of(wildcards)
+    return " ".join(named(option, paths(wildcards), names) for option, paths in options.items())
 
 
 def merge_config(wildcards):

@@ -5,9 +5,9 @@ rule merge:
     input:
         code=merge_code,
         pretrained=PRETRAINED,
-        finetuned=each_ingredient(EXPERT),
-        heads=each_ingredient(HEAD),
-        data=each_ingredient(DATA),
+        finetuned=merge_experts,
+        heads=merge_heads,
+        data=merge_data,
     output:
         MERGED,
     log:
@@ -21,13 +21,11 @@ rule merge:
         gpu=1,
     params:
         config=merge_config,
-        finetuned=named("finetuned", each_ingredient(EXPERT), study.ingredients),
-        heads=named("head", each_ingredient(HEAD), study.ingredients),
-        data=named("data", each_ingredient(DATA), study.ingredients),
+        ingredients=merge_argument,
     shell:
         "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
         "--config {params.config:q} --pretrained {input.pretrained} "
-        "{params.finetuned} {params.heads} {params.data} --output {output}"
+        "{params.ingredients} --output {output}"
 
 
 rule surgery:
