@@ -4,7 +4,8 @@
 #                  └──────────► adversarial examples on P, F_t ────────────────┴─► outcomes ─► tables, figures
 #
 # params.yaml is the study (or another: snakemake --configfile studies/smoke.yaml …).
-# A phase is a target of its own: snakemake all_data | all_models | all_merged | all_adversarial | all_outcomes | report.
+# A phase is a target of its own: snakemake all_data | all_models | all_merged | all_adversarial | all_outcomes |
+# all_explained | report.
 # They are the stages of dvc.yaml.
 
 
@@ -14,6 +15,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/attack.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/explain.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from advmerge import explanations as ex
 from advmerge.artifacts import save_tensors
 from advmerge.merging.engine import merge
-from advmerge.models import PER_TASK, Classifier, Head, Model, Normalise, Surgery, build_encoder, predict
+from advmerge.models import PER_TASK, Classifier, Ensemble, Head, Model, Normalise, Surgery, build_encoder, predict
 from test_models import BACKBONE
 
 TWO_BLOCKS = {**BACKBONE, "options": {**BACKBONE["options"], "depth": 2}}
@@ -137,7 +137,7 @@ def test_cka_by_hand() -> None:
 
 
 def test_debiased_hsic_is_the_sum_over_distinct_quadruples() -> None:
-    """Song et al. 2012, the U-statistic that the estimator of eq. 5 is: the mean over all ordered distinct i, j, q, r."""
+    """Song et al. 2012, the U-statistic that their estimator is: the mean over all ordered distinct i, j, q, r."""
     from itertools import permutations
 
     draw = torch.Generator().manual_seed(3)
@@ -364,3 +364,17 @@ def test_blocks_of_another_architecture_are_not_compared() -> None:
     assert [block for measure, block in other if measure == "cka"] == [ex.FEATURES]
     assert ("feature_distance", None) not in other
     assert set(other) | {("feature_distance", None)} == {key for key in alike if key[1] in (None, ex.FEATURES)}
+
+
+def test_an_ensemble_has_gradients_and_no_blocks() -> None:
+    images, labels = pictures()
+    one, other = classifier(0), classifier(1)
+    fused = ex.probe(Ensemble([one, other]).eval(), images, labels, 5)
+    assert fused.activations == {}
+    alone = ex.probe(one, images, labels, 12)
+    twice = ex.probe(Ensemble([one, one]).eval(), images, labels, 5)
+    assert torch.allclose(twice.gradient, alone.gradient, atol=1e-5)
+    assert not torch.allclose(fused.gradient, alone.gradient, atol=1e-3)
+    found = ex.compare(fused, alone, alone, alike=False)
+    assert ("gradient_cosine", None) in found
+    assert not {"cka", "feature_distance"} & {measure for measure, _ in found}

@@ -94,6 +94,21 @@ def test_the_embedded_study_is_the_grid_of_the_paper() -> None:
             "(a bait); without any, choose one of: pretrained, finetuned, multitask",
         ),
         ("gallery/attack", "pgd", "gallery.attack: unknown 'pgd'; choose one of: pgd_eps8, deepfool"),
+        ("explanations/attack", "pgd", "explanations.attack: unknown 'pgd'; choose one of: pgd_eps8, deepfool"),
+        (
+            "surrogates",
+            {"pretrained": {"attacks": ["deepfool"]}},
+            "explanations.attack: 'pgd_eps8' is crafted on no surrogate",
+        ),
+        ("explanations/images", 33, "explanations.images: 33, but 32 are attacked (evaluation.images)"),
+        ("explanations/dose", [0, 1, 0.5], "explanations: dose: [0.0, 1.0, 0.5] does not rise from value to value"),
+        ("explanations/path/vector", "max", "explanations.path.vector: input should be 'sum' or 'mean', got 'max'"),
+        (
+            "explanations/plane/merged",
+            "task_arithmetic_surgery",
+            "explanations.plane.merged: unknown 'task_arithmetic_surgery'; choose one of: weight_averaging, task_ari",
+        ),
+        ("explanations/plane/size", 3, "unknown key 'explanations.plane.size'; choose one of: grid, merged"),
         ("data/splits", {"train": 5}, "data.splits: lacks the split val, adapt, test, attack"),
     ],
 )
@@ -184,6 +199,24 @@ def test_budgets_in_another_norm_are_no_list(content: dict[str, Any]) -> None:
         Study.model_validate(change(content, "attacks/far", entry))
 
 
+def test_who_is_explained(content: dict[str, Any]) -> None:
+    study = Study.model_validate(content)
+    assert study.explained("weight_averaging") == ["pretrained", "finetuned"]
+    assert study.explained_targets == study.targets
+    assert "surgery_dose" in study.drawn_explanations
+
+    content["surrogates"] = ["multitask"]
+    content["gallery"]["surrogate"] = "multitask"
+    del content["merging"]["task_arithmetic_surgery"]
+    study = Study.model_validate(content)
+    assert study.explained("multitask") == []
+    assert study.explained_targets == ["weight_averaging", "task_arithmetic"]
+    assert "surgery_dose" not in study.drawn_explanations
+    made = {rule for rule, _ in study.artifacts().values()}
+    assert "weight_plane" in made
+    assert "surgery_dose" not in made
+
+
 def changed_artifacts(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     """Rules of the artifacts whose slice differs between two studies."""
     old, new = (Study.model_validate(content).artifacts() for content in (before, after))
@@ -202,6 +235,11 @@ def changed_artifacts(before: dict[str, Any], after: dict[str, Any]) -> set[str]
         ("pretrain/steps", 201, {"pretrain"}),
         ("pretrain/corpus/per_character", 11, {"corpus"}),
         ("tasks/latin", {"splits": {"train": 200}}, {"data"}),
+        ("explanations/images", 15, {"explain", "surgery_dose", "weight_path", "weight_plane"}),
+        ("explanations/boundary/steps", 5, {"explain"}),
+        ("explanations/dose", [0, 1], {"surgery_dose"}),
+        ("explanations/path/vector", "sum", {"weight_path"}),
+        ("explanations/plane/merged", "weight_averaging", {"weight_plane"}),
         ("statistics/bootstrap", 100, set()),
         ("labels", {"pgd": "PGD"}, set()),
     ],

@@ -29,7 +29,8 @@ class Probe(NamedTuple):
         prediction: int64 [N].
         gradient: ∂ cross-entropy(f(x), y) / ∂x for each image, float32 [N, C, H, W], per unit of pixels in [0, 1].
         activations: block's name → its output, float32 [N, …], in the order in which they run, the last being
-            :data:`FEATURES` [N, features]. Blocks are those that timm lists as the architecture's feature maps.
+            :data:`FEATURES` [N, features]. Blocks are those that timm lists as the architecture's feature maps. An
+            ensemble has none.
     """
 
     prediction: Tensor
@@ -37,7 +38,7 @@ class Probe(NamedTuple):
     activations: dict[str, Tensor]
 
 
-def probe(model: Classifier, images: Tensor, labels: Tensor, batch_size: int) -> Probe:
+def probe(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Probe:
     """One forward and one backward pass over images in [0, 1], [N, C, H, W]; everything returned lies on the CPU."""
     device = next(model.buffers()).device
     caught: dict[str, list[Tensor]] = {}
@@ -46,14 +47,16 @@ def probe(model: Classifier, images: Tensor, labels: Tensor, batch_size: int) ->
         if isinstance(value, Tensor):
             caught.setdefault(name, []).append(value.detach().float().cpu())
 
-    blocks = [entry["module"] for entry in getattr(model.encoder, "feature_info", None) or []]
-    known = dict(model.encoder.named_modules())
-    hooks = [
-        known[name].register_forward_hook(lambda _module, _given, made, name=name: keep(name, made))
-        for name in blocks
-        if name in known
-    ]
-    hooks.append(model.head.register_forward_pre_hook(lambda _module, given: keep(FEATURES, given[0])))
+    hooks = []
+    if isinstance(model, Classifier):
+        known = dict(model.encoder.named_modules())
+        blocks = [entry["module"] for entry in getattr(model.encoder, "feature_info", None) or []]
+        hooks += [
+            known[name].register_forward_hook(lambda _module, _given, made, name=name: keep(name, made))
+            for name in blocks
+            if name in known
+        ]
+        hooks.append(model.head.register_forward_pre_hook(lambda _module, given: keep(FEATURES, given[0])))
     predictions, gradients = [], []
     try:
         for part in batches(len(images), batch_size):
@@ -74,8 +77,8 @@ def probe(model: Classifier, images: Tensor, labels: Tensor, batch_size: int) ->
 def gradient_alignment(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """How far two models' input gradients point the same way, image by image: cosine and sign agreement.
 
-    Cosine of the two gradients (Demontis et al., "Why Do Adversarial Attacks Transfer?", USENIX Security 2019, eq. 9;
-    Liu et al., ICLR 2017, section 5.1), and the share of pixels in which they have the same sign, which is what a step
+    Cosine of the two gradients (Demontis et al., "Why Do Adversarial Attacks Transfer?", USENIX Security 2019;
+    Liu et al., ICLR 2017), and the share of pixels in which they have the same sign, which is what a step
     of a sign-gradient attack sees. Independent gradients have 0 and ½.
 
     Args:
@@ -95,10 +98,10 @@ def gradient_alignment(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 def linear_cka(one: Tensor, other: Tensor, debiased: bool = True) -> float:
     """Linear centred kernel alignment of two representations of the same n inputs.
 
-    Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019, eq. 1: with the Gram
+    Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019: with the Gram
     matrices K = XXᵀ and L = YYᵀ, HSIC(K, L) / √(HSIC(K, K) · HSIC(L, L)). With many more features than inputs the
     original estimator of HSIC makes any two representations look alike; ``debiased`` takes the unbiased one of
-    Song et al. (JMLR 2012, eq. 5), as Nguyen, Raghu and Kornblith (ICLR 2021) do.
+    Song et al. (JMLR 2012), as Nguyen, Raghu and Kornblith (ICLR 2021) do.
 
     Args:
         one: X, [n, …]; what is beyond the first dimension is flattened.
@@ -136,7 +139,7 @@ def linear_cka(one: Tensor, other: Tensor, debiased: bool = True) -> float:
 def representation_bias(merged: Tensor, expert: Tensor) -> Tensor:
     """L1 distance of two models' features, averaged over the features: ‖z_merged − z_expert‖₁ / k, [N].
 
-    Yang et al., "Representation Surgery for Multi-Task Model Merging", ICML 2024, eq. 2, before it is averaged over
+    Yang et al., "Representation Surgery for Multi-Task Model Merging", ICML 2024, before it is averaged over
     images; what surgery is trained to lower.
 
     Args:
@@ -152,7 +155,7 @@ def boundary_distance(
 ) -> Tensor:  # fmt: skip
     """How far along a direction a model keeps its right answer, in L2 units of pixels in [0, 1], float64 [N].
 
-    Tramèr et al., "The Space of Transferable Adversarial Examples", 2017, section 4.1: the smallest α > 0 for which the
+    Tramèr et al., "The Space of Transferable Adversarial Examples", 2017: the smallest α > 0 for which the
     model's answer to x + α d/‖d‖₂ is not y. Found on ``steps`` equal steps up to ``reach``, then by ``halvings``
     halvings of the step in which the answer changes, whose middle is returned: the error is at most
     reach / steps / 2^(halvings + 1), unless the answer changes and changes back within one step. Points on the line
@@ -205,7 +208,7 @@ def shifted(base: Mapping[str, Tensor], moves: Iterable[tuple[float, Mapping[str
     """The encoder θ_0 + Σ c (θ − θ_0) over ``moves`` (c, θ), tensor by tensor in float32; the type is θ_0's.
 
     One move is a point of the straight line through two models (Frankle et al., ICML 2020; Ilharco et al., ICLR 2023,
-    for task vectors), two are a point of the plane through three (Garipov et al., NeurIPS 2018, appendix A.1, here in
+    for task vectors), two are a point of the plane through three (Garipov et al., NeurIPS 2018, here in
     the affine coordinates of the three models). Tensors that are not floating (counters) stay θ_0's.
     """
     moves = list(moves)
@@ -267,9 +270,9 @@ def load_task(head: str, data: str, adversarial: Mapping[str, str], count: int) 
     )
 
 
-def of_task(task: str, named: Mapping[str, str]) -> dict[str, str]:
-    """surrogate → path of one task, out of "task/surrogate" → path."""
-    return {key.split("/")[1]: path for key, path in named.items() if key.split("/")[0] == task}
+def below(name: str, named: Mapping[str, str]) -> dict[str, str]:
+    """rest → path, out of "name/rest" → path; other names are left out."""
+    return {key.removeprefix(f"{name}/"): path for key, path in named.items() if key.startswith(f"{name}/")}
 
 
 class View(NamedTuple):
@@ -324,37 +327,37 @@ def compare(surrogate: Probe, target: Probe, expert: Probe, alike: bool) -> Foun
     """What two models have in common on the same images.
 
     ``gradient_cosine``, ``sign_agreement``, ``surrogate_gradient_norm`` and ``target_gradient_norm`` (L2, per unit of
-    pixels in [0, 1]), ``representation_bias`` (target to expert) and, where both have as many features,
-    ``feature_distance`` (the same distance, target to surrogate), of every image; ``cka`` of every block.
+    pixels in [0, 1]), ``representation_bias`` (target to expert) and, of one architecture, ``feature_distance``
+    (the same distance, target to surrogate), of every image; ``cka`` of every block.
 
     Args:
         surrogate: what the adversary holds.
         target: what is attacked.
         expert: the task's.
         alike: whether surrogate and target have one architecture; if not, only their features are compared, since
-            blocks of two architectures do not correspond.
+            blocks of two architectures do not correspond. An ensemble has no blocks and no features.
     """
     cosine, signs = gradient_alignment(surrogate.gradient, target.gradient)
-    features = [seen.activations[FEATURES] for seen in (surrogate, target, expert)]
+    features = target.activations[FEATURES]
     values = {
         "gradient_cosine": cosine,
         "sign_agreement": signs,
         "surrogate_gradient_norm": surrogate.gradient.double().flatten(1).norm(dim=1),
         "target_gradient_norm": target.gradient.double().flatten(1).norm(dim=1),
-        "representation_bias": representation_bias(features[1], features[2]),
+        "representation_bias": representation_bias(features, expert.activations[FEATURES]),
     }
-    if features[0].shape == features[1].shape:
-        values["feature_distance"] = representation_bias(features[1], features[0])
+    if alike:
+        values["feature_distance"] = representation_bias(features, surrogate.activations[FEATURES])
     images = list(range(len(cosine)))
     found: Found = {(measure, None): (images, part.numpy()) for measure, part in values.items()}
     for name, activation in target.activations.items():
-        if alike or name == FEATURES:
+        if name in surrogate.activations and (alike or name == FEATURES):
             found["cka", name] = (None, [linear_cka(surrogate.activations[name], activation)])
     return found
 
 
 def boundary(
-    model: Classifier, target: Probe, task: Task, surrogate: str, *, reach: float, steps: int, halvings: int, batch_size: int
+    model: nn.Module, target: Probe, task: Task, surrogate: str, *, reach: float, steps: int, halvings: int, batch_size: int
 ) -> Found:  # fmt: skip
     """The target's :func:`boundary_distance` along a surrogate's perturbations, of images that both have right.
 

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -196,6 +197,46 @@ class Statistics(Section):
     bootstrap: Positive
 
 
+class Boundary(Section):
+    """The search for the decision boundary: how far, in lengths of the perturbation, and how finely."""
+
+    reach: Rate
+    steps: Positive
+    halvings: Annotated[int, Field(ge=0, le=50)]
+
+
+class WeightPath(Section):
+    """The models θ_0 + λτ: what τ is of the task vectors, and the values of λ."""
+
+    vector: Literal["sum", "mean"]
+    scale: Annotated[list[float], Field(min_length=2)]
+
+
+class WeightPlane(Section):
+    """The plane through pretrained, fine-tuned and one merged model: which, and the coordinates on both axes."""
+
+    merged: str
+    grid: Annotated[list[float], Field(min_length=2)]
+
+
+class Explanations(Section):
+    """What is measured beside transfer: on how many attacked images a task, on which attack's examples, and where."""
+
+    images: Annotated[int, Field(ge=4)]
+    attack: str
+    boundary: Boundary
+    dose: Annotated[list[Weight], Field(min_length=2)]
+    path: WeightPath
+    plane: WeightPlane
+
+    @model_validator(mode="after")
+    def _rising(self) -> Explanations:
+        for key, grid in (("dose", self.dose), ("path.scale", self.path.scale), ("plane.grid", self.plane.grid)):
+            if any(after <= before for before, after in pairwise(grid)):
+                raise ValueError(f"{key}: {grid} does not rise from value to value")
+        return self
+
+
 class Cell(Section):
     """One attack at one budget: the options that ART gets, and the names it goes by."""
 
@@ -230,6 +271,7 @@ class Study(Section):
     attacks: Annotated[dict[str, Options], Field(min_length=1)]
     controls: Controls
     evaluation: Evaluation
+    explanations: Explanations
     statistics: Statistics
     gallery: Gallery
     labels: dict[str, str] = {}
@@ -288,6 +330,21 @@ class Study(Section):
         if self.gallery.attack not in self.cells():
             names = ", ".join(self.cells())
             raise ValueError(f"gallery.attack: unknown '{self.gallery.attack}'; choose one of: {names}")
+        if self.explanations.attack not in self.cells():
+            names = ", ".join(self.cells())
+            raise ValueError(f"explanations.attack: unknown '{self.explanations.attack}'; choose one of: {names}")
+        if not self.explained(""):
+            raise ValueError(f"explanations.attack: '{self.explanations.attack}' is crafted on no surrogate")
+        if self.explanations.images > self.evaluation.images:
+            raise ValueError(
+                f"explanations.images: {self.explanations.images}, but {self.evaluation.images} are attacked "
+                "(evaluation.images)"
+            )
+        if "method" not in self.merging.get(self.explanations.plane.merged, {}):
+            names = ", ".join(name for name, options in self.merging.items() if "method" in options)
+            raise ValueError(
+                f"explanations.plane.merged: unknown '{self.explanations.plane.merged}'; choose one of: {names}"
+            )
         if self.gallery.surrogate not in self.surrogates:
             raise ValueError(f"gallery.surrogate: '{self.gallery.surrogate}' is not among the surrogates")
         if not self._attacked_by(self.gallery.surrogate, self.gallery.attack):
@@ -442,6 +499,25 @@ class Study(Section):
     def targets(self) -> list[str]:
         """What is attacked: every merged model, and the jointly trained one."""
         return [*self.merging, "multitask"]
+
+    @property
+    def with_surgery(self) -> list[str]:
+        """The merged models that have representation surgery."""
+        return [name for name, entry in self.merging.items() if "base" in entry]
+
+    def explained(self, target: str) -> list[str]:
+        """The surrogates that a target is compared with: those that the explained attack is crafted on, but itself."""
+        cell = self.explanations.attack
+        return [name for name in self.surrogates if name != target and self._attacked_by(name, cell)]
+
+    def explained_names(self, target: str) -> list[str]:
+        """Whom a comparison asks: the target, the task's expert, and the surrogates."""
+        return list(dict.fromkeys([target, "finetuned", *self.explained(target)]))
+
+    @property
+    def explained_targets(self) -> list[str]:
+        """The targets that are compared with a surrogate."""
+        return [target for target in self.targets if self.explained(target)]
 
     def cells(self) -> dict[str, Cell]:
         """Every attack at every budget, by the name of its wildcard: ``pgd_eps4``, ``deepfool``.
@@ -612,6 +688,43 @@ class Study(Section):
             "batch_size": self.evaluation.batch_size,
         }
 
+    def explain_slice(self, target: str) -> dict[str, Any]:
+        """What the comparison of one target with the surrogates depends on."""
+        names = self.explained_names(target)
+        return {
+            "target": target,
+            "fuse": {name: self.surrogates[name].fuse if name in self.surrogates else "logits" for name in names},
+            "boundary": self.explanations.boundary.model_dump(),
+            **self._explained(),
+        }
+
+    def surgery_dose_slice(self, name: str) -> dict[str, Any]:
+        """What the doses of one model's surgery depend on."""
+        return {"target": name, "dose": self.explanations.dose, **self._explained()}
+
+    def weight_path_slice(self) -> dict[str, Any]:
+        """What the models along the task vectors depend on."""
+        return {**self.explanations.path.model_dump(), **self._explained()}
+
+    def weight_plane_slice(self) -> dict[str, Any]:
+        """What the models on the plane depend on."""
+        return {**self.explanations.plane.model_dump(), **self._explained()}
+
+    def _explained(self) -> dict[str, Any]:
+        return {"images": self.explanations.images, "batch_size": self.evaluation.batch_size}
+
+    def explanations_slice(self) -> dict[str, Any]:
+        """What the tables and figures of explanations depend on."""
+        cell = self.cells()[self.explanations.attack]
+        return {
+            **self.report_slice(),
+            "attack": cell.attack,
+            "eps": cell.eps,
+            "path": {**self.explanations.path.model_dump(), "vectors": len(self.ingredients)},
+            "plane": self.explanations.plane.model_dump(),
+            "figures": self.drawn_explanations,
+        }
+
     def report_slice(self) -> dict[str, Any]:
         """What tables and figures depend on, beside the outcomes."""
         return {
@@ -645,14 +758,15 @@ class Study(Section):
 
     def report_files(self) -> list[str]:
         """Every table and figure under reports/<study>, and the verdicts."""
-        from advmerge import claims, comparison, statistics
+        from advmerge import associations, claims, comparison, statistics
         from advmerge.figures import FORMATS
 
-        tables = [*statistics.TABLES, *comparison.TABLES, *claims.TABLES]
+        tables = [*statistics.TABLES, *comparison.TABLES, *claims.TABLES, *associations.TABLES]
+        drawn = (*self.drawn, "gallery", *self.drawn_explanations)
         return [
             *(f"{self.reports}/tables/{name}" for name in tables),
             f"{self.reports}/claims.json",
-            *(f"{self.reports}/figures/{name}.{form}" for name in (*self.drawn, "gallery") for form in FORMATS),
+            *(f"{self.reports}/figures/{name}.{form}" for name in drawn for form in FORMATS),
         ]
 
     @property
@@ -662,6 +776,14 @@ class Study(Section):
 
         attacked = [name for name in self.surrogates if any(self._attacked_by(name, cell) for cell in self.cells())]
         return [*(f"heatmap_{name}" for name in attacked), *(name for name in FIGURES if name != "gallery")]
+
+    @property
+    def drawn_explanations(self) -> list[str]:
+        """The figures of explanations: no doses where no model has surgery."""
+        from advmerge.figures_explain import FIGURES
+
+        absent = set() if self.with_surgery else {"surgery_dose"}
+        return [name for name in FIGURES if name not in absent]
 
     # ── the whole grid ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -700,6 +822,12 @@ class Study(Section):
         for target in self.targets:
             for cell in self.cells():
                 found[f"{at}/outcomes/{target}/{cell}.parquet"] = ("evaluate", self.evaluate_slice(target, cell))
+        for target in self.explained_targets:
+            found[f"{at}/explanations/pairs/{target}.parquet"] = ("explain", self.explain_slice(target))
+        for name in self.with_surgery:
+            found[f"{at}/explanations/dose/{name}.parquet"] = ("surgery_dose", self.surgery_dose_slice(name))
+        found[f"{at}/explanations/path.parquet"] = ("weight_path", self.weight_path_slice())
+        found[f"{at}/explanations/plane.parquet"] = ("weight_plane", self.weight_plane_slice())
         found[f"{at}/outcomes.parquet"] = ("outcomes", {})
         found[f"{at}/accuracy.parquet"] = ("accuracy", {})
         return found
@@ -773,7 +901,7 @@ def load(path: Path | str) -> Study:
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        raise StudyError(_sentence(path, error)) from None
+        raise StudyError(" ".join(_sentence(path, error).splitlines())) from None  # a name may hold a line break
 
 
 def check(study: Study) -> None:

@@ -17,10 +17,14 @@ STEPS = ("max_iter: 5, num_random_init: 1}", "max_iter: 6, num_random_init: 1}")
 TASKS = ("uci_digits", "latin", "texture")
 TARGETS = ("weight_averaging", "task_arithmetic", "task_arithmetic_surgery", "multitask")
 FIGURES = ("heatmap_pretrained", "heatmap_finetuned", "relative_transfer", "accuracy_transfer")
-REPORT = {"tables", "comparison", "claims", "gallery", *(f"figures/{name}" for name in FIGURES)}
+REPORT = {"tables", "comparison", "claims", "gallery", "explanations", *(f"figures/{name}" for name in FIGURES)}
 PGD_SETS = {f"adversarial/{t}/{s}/pgd_eps8" for t in TASKS for s in ("pretrained", "finetuned", *TARGETS)}
 PGD_OUTCOMES = {f"outcomes/{target}/pgd_eps8" for target in TARGETS}
-PGD_JOBS = PGD_SETS | PGD_OUTCOMES | {"outcomes"} | REPORT
+PGD_EXPLAINED = {
+    *(f"explanations/pairs/{target}" for target in TARGETS),
+    *(f"explanations/{name}" for name in ("dose/task_arithmetic_surgery", "path", "plane")),
+}
+PGD_JOBS = PGD_SETS | PGD_OUTCOMES | PGD_EXPLAINED | {"outcomes"} | REPORT
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -90,6 +94,7 @@ def test_a_merging_method_leaves_the_rest_alone(base: Tree, clone: Tree) -> None
         "clean/sum_of_all",
         "outcomes/sum_of_all/pgd_eps8",
         "outcomes/sum_of_all/deepfool",
+        "explanations/pairs/sum_of_all",
         *(f"adversarial/{task}/sum_of_all/pgd_eps8" for task in TASKS),
     }
     assert clone.ran() == added | {"outcomes", "accuracy"} | REPORT

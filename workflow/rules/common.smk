@@ -6,7 +6,7 @@ from pathlib import Path
 SCRIPTS = "workflow/scripts"
 sys.path.insert(0, str(Path(workflow.basedir, "src")))
 
-from advmerge import attacks, claims, comparison, data, merging, statistics
+from advmerge import associations, attacks, claims, comparison, data, merging, statistics
 from advmerge.artifacts import canonical
 from advmerge.errors import StudyError
 from advmerge.figures import FORMATS
@@ -41,6 +41,10 @@ MERGED = f"{RESULTS}/merged/{{merged}}.safetensors"
 ADVERSARIAL = f"{RESULTS}/adversarial/{{task}}/{{surrogate}}/{{attack}}.safetensors"
 CLEAN = f"{RESULTS}/clean/{{model}}.parquet"
 OUTCOMES = f"{RESULTS}/outcomes/{{target}}/{{attack}}.parquet"
+PAIRS = f"{RESULTS}/explanations/pairs/{{target}}.parquet"
+DOSE = f"{RESULTS}/explanations/dose/{{merged}}.parquet"
+WEIGHT_PATH = f"{RESULTS}/explanations/path.parquet"
+WEIGHT_PLANE = f"{RESULTS}/explanations/plane.parquet"
 
 PLAIN = [name for name, entry in study.merging.items() if "method" in entry]
 WITH_SURGERY = [name for name, entry in study.merging.items() if "base" in entry]
@@ -298,3 +302,72 @@ def figure_config(wildcards):
 
 def folder_of(wildcards, output):
     return str(Path(output[0]).parent)
+
+
+# ── explain ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def explained_answerers(wildcards):
+    """(task, name, member) of the target, the task's expert and every surrogate; an ensemble has several members."""
+    names = study.explained_names(wildcards.target)
+    return [(task, name, member) for task in study.tasks for name in names for member in study.members(name)]
+
+
+def explained_models(wildcards):
+    return [study.model(member, task) for task, _, member in explained_answerers(wildcards)]
+
+
+def explained_heads(wildcards):
+    return [study.head_of(member, task) for task, _, member in explained_answerers(wildcards)]
+
+
+def explained_argument(wildcards):
+    names = ["/".join(answerer) for answerer in explained_answerers(wildcards)]
+    models, heads = explained_models(wildcards), explained_heads(wildcards)
+    return f"{named('model', models, names)} {named('head', heads, names)}"
+
+
+def explained_sets(target):
+    """task/surrogate → its examples of the attack that is explained."""
+    cell = study.explanations.attack
+    return {
+        f"{t}/{s}": ADVERSARIAL.format(task=t, surrogate=s, attack=cell)
+        for t in study.tasks
+        for s in study.explained(target)
+    }
+
+
+def explained_sets_paths(wildcards):
+    return list(explained_sets(wildcards.target).values())
+
+
+def explained_sets_argument(wildcards):
+    sets = explained_sets(wildcards.target)
+    return named("adversarial", sets.values(), sets)
+
+
+def explain_config(wildcards):
+    return canonical(study.explain_slice(wildcards.target))
+
+
+def surgery_dose_config(wildcards):
+    return canonical(study.surgery_dose_slice(wildcards.merged))
+
+
+EXPLAINED_SETS = explained_sets("")
+EXPLAINED = {
+    **{f"pairs/{target}": PAIRS.format(target=target) for target in study.explained_targets},
+    **{f"dose/{name}": DOSE.format(merged=name) for name in WITH_SURGERY},
+    "path": WEIGHT_PATH,
+    "plane": WEIGHT_PLANE,
+}
+EXPLANATIONS_CONFIG = canonical(study.explanations_slice())
+
+
+def report_folder(wildcards, output):
+    return str(Path(output.tables[0]).parents[1])
+
+
+def explanation_figures():
+    """Every figure of explanations in every format, each with a caption of its own."""
+    return [path for name in study.drawn_explanations for path in figure_files(name, name)]

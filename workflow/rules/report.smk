@@ -117,3 +117,4 @@ rule report:
         rules.comparison.output,
         rules.claims.output,
         rules.figures.input,
+        rules.explanations.output,
