@@ -36,6 +36,9 @@ def test_every_kind_of_surrogate(copy: Tree) -> None:
         *(f"adversarial/{task}/{name}/pgd_eps8" for name in BAITED for task in TASKS),
         *(f"outcomes/{name}/{cell}" for name in BAITED for cell in ("pgd_eps8", "deepfool")),
         *(f"outcomes/{name}/pgd_eps8" for name in ("weight_averaging", "multitask")),
+        *(f"explanations/pairs/{name}" for name in (*BAITED, "weight_averaging", "multitask")),
+        *(f"explanations/{name}" for name in ("dose/task_arithmetic_surgery", "path", "plane")),
+        "explanations",
         "outcomes",
         "accuracy",
     }
@@ -61,6 +64,14 @@ def test_every_kind_of_surrogate(copy: Tree) -> None:
     expected = {("finetuned", target) for target in (*BAITED, "weight_averaging")}
     assert within == expected | {("bait", target) for target in BAITED}
     assert set(NEW) < set(rows["surrogate"])
+
+    # Gradients of everything, blocks of one architecture, features of any that is one model.
+    pairs = load_table(results / "explanations/pairs/multitask.parquet").astype(str)
+    assert set(pairs.loc[pairs["measure"] == "gradient_cosine", "surrogate"]) >= set(NEW)
+    cka = pairs[pairs["measure"] == "cka"].groupby("surrogate")["block"].unique()
+    assert set(cka["bait"]) == {"blocks.0", "blocks.1", "features"}
+    assert set(cka["efficientnet"]) == {"features"}
+    assert "ensemble" not in cka
 
     # The ensemble's answers are those of its members' mean logits: it beats no bound, but it is no member's.
     tensors, _ = load_tensors(results / "adversarial/latin/ensemble/pgd_eps8.safetensors")
