@@ -524,19 +524,25 @@ class Example:
     wrong_clean: frozenset[str] = frozenset()
 
 
+def amplification(examples: Sequence[Example]) -> int:
+    """By how much differences are shown larger: the largest whole factor at which none saturates around mid-grey."""
+    import numpy as np
+
+    most = max(float(np.abs(e.adversarial - e.clean).max()) for e in examples)
+    return max(1, int(0.5 / most + 1e-3)) if most > 0 else 1  # single precision: 24.999 is 25
+
+
 def gallery(examples: Sequence[Example], title: str, order: Order) -> Figure:
     """A row a task: the clean image, the adversarial one, their amplified difference, and who says what.
 
-    The difference is shown around mid-grey, amplified by one whole factor for all rows: the largest at which
-    nothing saturates.
+    The difference is shown around mid-grey, amplified by one factor for all rows (:func:`amplification`).
     """
     import numpy as np
 
     with _style():
         if not examples:
             return _sentence("No examples to show.")
-        most = max(float(np.abs(e.adversarial - e.clean).max()) for e in examples)
-        factor = max(1, int(0.5 / most + 1e-3)) if most > 0 else 1  # single precision: 24.999 is 25
+        factor = amplification(examples)
         lines = -(-max(len(e.targets) for e in examples) // 2) + 1
         figure = _figure(WIDTH, 0.45 + len(examples) * max(0.85, 0.13 * lines + 0.2))
         figure.suptitle(title, fontsize=7.5)
