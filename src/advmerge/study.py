@@ -720,7 +720,7 @@ class Study(Section):
             **self.report_slice(),
             "attack": cell.attack,
             "eps": cell.eps,
-            "path": {**self.explanations.path.model_dump(), "vectors": len(self.ingredients)},
+            "path": {**self.explanations.path.model_dump(), "vectors": len(self.tasks)},
             "plane": self.explanations.plane.model_dump(),
             "figures": self.drawn_explanations,
         }
@@ -740,6 +740,17 @@ class Study(Section):
             },
         }
 
+    def page_slice(self) -> dict[str, Any]:
+        """What the page depends on, beside what it shows: it shows the whole study, too."""
+        content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        return {**self.report_slice(), "name": self.study, "merged": list(self.merging), "study": content}
+
+    def page_models(self) -> dict[str, str]:
+        """Whose making the page tells of: name, for an expert ``finetuned/<task>``, → path."""
+        experts = {f"finetuned/{task}": self.model("finetuned", task) for task in self.tasks}
+        names = ("multitask", *self.merging)
+        return {"pretrained": self.model("pretrained", ""), **experts, **{name: self.model(name, "") for name in names}}
+
     def claims_slice(self) -> dict[str, Any]:
         """What the verdicts on claims depend on, beside the outcomes and the claims: ``names`` for claims.Names."""
         order = self.report_slice()["order"]
@@ -757,7 +768,7 @@ class Study(Section):
         }
 
     def report_files(self) -> list[str]:
-        """Every table and figure under reports/<study>, and the verdicts."""
+        """Every table and figure under reports/<study>, the verdicts, and the page."""
         from advmerge import associations, claims, comparison, statistics
         from advmerge.figures import FORMATS
 
@@ -766,6 +777,7 @@ class Study(Section):
         return [
             *(f"{self.reports}/tables/{name}" for name in tables),
             f"{self.reports}/claims.json",
+            f"{self.reports}/index.html",
             *(f"{self.reports}/figures/{name}.{form}" for name in drawn for form in FORMATS),
         ]
 

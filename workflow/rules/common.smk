@@ -6,7 +6,7 @@ from pathlib import Path
 SCRIPTS = "workflow/scripts"
 sys.path.insert(0, str(Path(workflow.basedir, "src")))
 
-from advmerge import associations, attacks, claims, comparison, data, merging, statistics
+from advmerge import associations, attacks, claims, comparison, data, merging, page, statistics
 from advmerge.artifacts import canonical
 from advmerge.errors import StudyError
 from advmerge.figures import FORMATS
@@ -282,6 +282,10 @@ GALLERY_SETS = {
     task: ADVERSARIAL.format(task=task, surrogate=study.gallery.surrogate, attack=study.gallery.attack)
     for task in study.tasks
 }
+
+PAGE_CONFIG = canonical(study.page_slice())
+PAGE_TABLES = {name: f"{REPORTS}/tables/{name}" for name in page.TABLES}
+PAGE_MODELS = study.page_models()
 
 
 def table_files(module):

@@ -61,7 +61,7 @@ rule weight_path:
     input:
         code=code("weight_path"),
         pretrained=PRETRAINED,
-        finetuned=each_ingredient(EXPERT),
+        finetuned=each_task(EXPERT),
         heads=each_task(HEAD),
         data=each_task(DATA),
         adversarial=list(EXPLAINED_SETS.values()),
@@ -75,7 +75,7 @@ rule weight_path:
         gpu=1,
     params:
         config=canonical(study.weight_path_slice()),
-        finetuned=named("finetuned", each_ingredient(EXPERT), study.ingredients),
+        finetuned=named("finetuned", each_task(EXPERT)),
         heads=named("head", each_task(HEAD)),
         data=named("data", each_task(DATA)),
         adversarial=named("adversarial", EXPLAINED_SETS.values(), EXPLAINED_SETS),
@@ -136,5 +136,5 @@ rule explanations:
         parts=named("parts", EXPLAINED.values(), EXPLAINED),
         folder=report_folder,
     shell:
-        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "python -IS src/advmerge/jobs/launch.py --tables --log {log} {input.code[0]} "
         "--config {params.config:q} --outcomes {input.outcomes} {params.parts} --output-dir {params.folder}"

@@ -111,6 +111,34 @@ rule figures:
         rules.gallery.output,
 
 
+rule page:
+    input:
+        code=code("page"),
+        parts=page.PARTS,
+        table=list(PAGE_TABLES.values()),
+        verdicts=f"{REPORTS}/claims.json",
+        outcomes=f"{RESULTS}/outcomes.parquet",
+        data=each_task(DATA),
+        adversarial=list(GALLERY_SETS.values()),
+        model=list(PAGE_MODELS.values()),
+    output:
+        f"{REPORTS}/index.html",
+    log:
+        f"{LOGS}/page.log",
+    conda:
+        ENVIRONMENT
+    params:
+        config=PAGE_CONFIG,
+        table=named("table", PAGE_TABLES.values(), PAGE_TABLES),
+        data=named("data", each_task(DATA)),
+        adversarial=named("adversarial", GALLERY_SETS.values(), GALLERY_SETS),
+        model=named("model", PAGE_MODELS.values(), PAGE_MODELS),
+    shell:
+        "python -IS src/advmerge/jobs/launch.py --tables --log {log} {input.code[0]} "
+        "--config {params.config:q} {params.table} --verdicts {input.verdicts} --outcomes {input.outcomes} "
+        "{params.data} {params.adversarial} {params.model} --output {output}"
+
+
 rule report:
     input:
         rules.tables.output,
@@ -118,3 +146,4 @@ rule report:
         rules.claims.output,
         rules.figures.input,
         rules.explanations.output,
+        rules.page.output,
