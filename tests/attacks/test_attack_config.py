@@ -106,6 +106,8 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("TGR", {"eps": 0.03}),
     ("AutoPGDTargeted", {"eps": 3.0, "norm": 2}),
     ("StandardAutoAttack", {"eps": 0.03}),
+    ("StandardAutoAttack", {"eps": 3.0, "norm": 2}),
+    ("BatchedSquare", {"eps": 3.0, "norm": 2}),
     ("BatchedCarliniLInf", {}),
     ("FastAdaptiveBoundary", {"norm": 2}),
 ]
@@ -186,6 +188,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("TGR", {"eps": 0.1, "max_iter": 0}, "max_iter"),
     ("AutoPGDTargeted", {"eps": 0.1, "norm": 1}, "norm must be inf or 2, not 1"),
     ("AutoPGDTargeted", {"eps": 0.1, "nb_targets": 0}, "nb_targets"),
+    ("BatchedSquare", {"eps": 0.1, "norm": 1}, "norm must be inf or 2, not 1"),
+    ("StandardAutoAttack", {"eps": 0.1, "norm": 1}, "norm must be inf or 2, not 1"),
     ("BatchedSquare", {"eps": 0.1, "p_init": 1.1}, "p_init must be at most 1"),
     ("StandardAutoAttack", {"eps": 0.1, "queries": 0}, "queries must be a whole number"),
     ("StandardAutoAttack", {"eps": 8}, r"eps is 8, but pixels are in \[0, 1\]"),

@@ -14,7 +14,7 @@ from victims import Victim
 
 from advmerge.attacks.auto_pgd_targeted import AutoPGDTargeted, likeliest_others
 from advmerge.attacks.batched_auto_pgd import BatchedAutoPGD
-from advmerge.attacks.batched_square import BatchedSquare, _squares
+from advmerge.attacks.batched_square import BatchedSquare, _bump, _squares
 from advmerge.attacks.bridge import art_classifier, craft
 from advmerge.attacks.fast_adaptive_boundary import FastAdaptiveBoundary
 from advmerge.attacks.standard_auto_attack import StandardAutoAttack
@@ -173,6 +173,48 @@ def test_square_is_as_good_as_torchattacks_and_stock_art(victim: Victim) -> None
     assert torch.allclose(surface[inside], torch.tensor(0.1), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered in divide")  # stock ART's, on images this small
+@pytest.mark.parametrize("eps", [0.4, 0.6])
+def test_square_in_l2_is_as_good_as_torchattacks_and_stock_art(victim: Victim, eps: float) -> None:
+    few = some(victim, 60)
+    found = ours(few, "BatchedSquare", eps=eps, norm=2, max_iter=300)
+    stock = ours(few, "SquareAttack", eps=eps, norm=2, max_iter=300)
+    theirs = torchattacks.Square(victim.model, norm="L2", eps=eps, n_queries=300, seed=0)(few.images, few.labels)
+    assert share(few, found) >= max(share(few, stock), share(few, theirs)) - 1 / 60
+    size = (found - few.images).flatten(1).norm(dim=1)
+    assert (size < eps + 1e-6).all()
+    assert (size > 0.8 * eps).all()  # only the limits of pixels take from it
+
+
+def test_a_square_in_l2_takes_from_another(victim: Victim) -> None:
+    """Outside the two squares nothing changes, and the whole stays as long as it was."""
+    torch.manual_seed(0)
+    images = torch.full((50, 2, 9, 9), 0.5)
+    attack = BatchedSquare(art_classifier(victim.model, (1, 8, 8), 10), eps=0.3, norm=2)
+    best = attack._grid(images)
+    found = attack._bumped(images, best, 3)
+    delta, before = found - images, best - images
+    assert torch.allclose(delta.flatten(1).norm(dim=1), torch.tensor(0.3))
+    assert torch.allclose(before.flatten(1).norm(dim=1), torch.tensor(0.3))
+    changed = ((delta - before).abs() > 1e-6).any(1).flatten(1).sum(1)
+    assert ((changed >= 9) & (changed <= 18)).all()
+    assert changed.max() == 18 and changed.min() < 18
+    emptied = ((delta.abs() < 1e-7) & (before.abs() > 1e-4)).all(1).flatten(1).sum(1)
+    assert emptied.max() == 9
+
+
+def test_a_bump_and_its_antipode() -> None:
+    """Rings of 1 and 1/4 around the middles of a 1 x 3 and a 2 x 3 rectangle, each of length one."""
+    upper = torch.tensor([[0.25, 1.25, 0.25]])
+    lower = torch.tensor([[0.25, 0.25, 0.25], [0.25, 1.25, 0.25]])
+    expected = torch.cat([upper / upper.norm(), -lower / lower.norm()]) / 2**0.5
+    torch.manual_seed(0)
+    found = [_bump(3) for _ in range(20)]
+    assert {torch.allclose(one, expected) for one in found} == {True, False}
+    assert all(torch.allclose(one, expected) or torch.allclose(one.T, expected) for one in found)
+    assert torch.equal(_bump(1), torch.ones(1, 1))
+
+
 def test_square_spends_one_pass_a_query_on_those_still_right(victim: Victim) -> None:
     seen: list[int] = []
     few = some(victim, 60)
@@ -249,6 +291,23 @@ def test_ensemble_is_as_good_as_torchattacks_and_its_members(victim: Victim) -> 
         torchattacks.APGDT(victim.model, eps=eps, steps=steps, seed=0),
         torchattacks.FAB(victim.model, eps=eps, steps=steps, multi_targeted=True, seed=0),
         torchattacks.Square(victim.model, eps=eps, n_queries=queries, seed=0),
+    ]
+    theirs = torchattacks.MultiAttack(peers)(few.images, few.labels)
+    assert share(few, found) >= share(few, theirs)
+    assert 0 < share(few, found) < 1
+
+
+def test_ensemble_in_l2_is_as_good_as_torchattacks_and_its_members(victim: Victim) -> None:
+    few = some(victim, 20)
+    eps, steps, queries = 0.45, 20, 100
+    found = ours(few, "StandardAutoAttack", eps=eps, norm=2, max_iter=steps, queries=queries)
+    for member in ("BatchedAutoPGD", "AutoPGDTargeted"):
+        assert share(few, found) >= share(few, ours(few, member, eps=eps, norm=2, max_iter=steps))
+    peers = [
+        torchattacks.APGD(victim.model, norm="L2", eps=eps, steps=steps, seed=0),
+        torchattacks.APGDT(victim.model, norm="L2", eps=eps, steps=steps, seed=0),
+        torchattacks.FAB(victim.model, norm="L2", eps=eps, steps=steps, multi_targeted=True, seed=0),
+        torchattacks.Square(victim.model, norm="L2", eps=eps, n_queries=queries, seed=0),
     ]
     theirs = torchattacks.MultiAttack(peers)(few.images, few.labels)
     assert share(few, found) >= share(few, theirs)

@@ -84,10 +84,18 @@ TABLE = [
     Row("AutoPGDTargeted", {"eps": EPS, "max_iter": 8, "nb_targets": 3}, random=True, least_fooled=0.4, certain=0.95),
     Row("AutoPGDTargeted", {"eps": 0.5, "max_iter": 8, "norm": 2}, random=True, norm=2, least_fooled=0.3, certain=0.95),
     Row("BatchedSquare", {"eps": EPS, "max_iter": 150}, random=True, least_fooled=0.3),
+    Row("BatchedSquare", {"eps": 0.6, "max_iter": 150, "norm": 2}, random=True, norm=2, least_fooled=0.3),
     Row(
         "StandardAutoAttack",
         {"eps": EPS, "max_iter": 5, "nb_targets": 3, "queries": 20},
         random=True,
+        least_fooled=0.4,
+    ),
+    Row(
+        "StandardAutoAttack",
+        {"eps": 0.6, "max_iter": 5, "nb_targets": 3, "queries": 20, "norm": 2},
+        random=True,
+        norm=2,
         least_fooled=0.4,
     ),
     Row("BatchedUniversal", {"eps": EPS, "max_iter": 20}, together=True),
