@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import jinja2
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
+from seaborn.utils import relative_luminance
 
-from advmerge import artifacts, figures, statistics
+from advmerge import artifacts, comparison, figures, statistics
 from advmerge.errors import StudyError
 from test_statistics import ENVIRONMENT, ROOT, SCRIPTS, TASKS, synthetic
 
@@ -66,6 +70,7 @@ def test_every_figure_has_a_caption():
     assert captions["heatmap_pretrained"].startswith("Transfer attack success rate in percent")
     assert captions["relative_transfer"].startswith("Upper row: relative transfer ASR")
     assert captions["accuracy_transfer"].startswith("Does merging better mean")
+    assert captions["critical_distance"].startswith("Which targets are told apart")
 
 
 def test_budgets_are_written_as_readers_write_them():
@@ -95,7 +100,7 @@ def test_heatmap_shows_the_numbers_of_its_table(study, drawn):
     first = cells[(cells["task"] == TASKS[0]) & (cells["attack"] == "pgd") & (cells["eps"] == 4 / 255)]
     assert shown[(0.5, 0.53)] == f"{100 * first['transfer_asr'].item():.0f}"
     accuracy = 100 * cells.drop_duplicates("task")["target_accuracy"].mean()
-    note = f"clean accuracy {accuracy:.0f} %, n = {cells['n'].min()}–{cells['n'].max()}"
+    note = f"accuracy {accuracy:.0f} %, n = {cells['n'].min()}–{cells['n'].max()}"
     assert panel.get_title("right") == note
     # 4 attacks at two budgets, 2 without, and noise at both; 3 tasks and their pool; 5 headings
     assert len(panel.texts) == 12 * 4 + 5
@@ -203,6 +208,88 @@ def test_files_are_equal_byte_by_byte_and_pdf_embeds_truetype(study, tmp_path):
     assert b"/CreationDate" not in pdf
     assert b"/FontFile2" in pdf  # TrueType
     assert b"/Type3" not in pdf
+
+
+def test_figures_fit_both_columns_of_a_page_and_are_legible_there(drawn):
+    for name, figure in {**drawn, "gallery": figures.gallery([example()], "PGD", ORDER)}.items():
+        assert figure.get_figwidth() == figures.WIDTH == 6.9, name
+        assert figure.get_figheight() < 9.3, name
+        small = {text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_fontsize() < 5.5}
+        assert not small, name
+
+
+def test_a_file_is_as_wide_as_its_figure(drawn, tmp_path):
+    figures.save(drawn["critical_distance"], tmp_path, "one")
+    box = re.search(rb"/MediaBox \[ ([\d. ]+) \]", (tmp_path / "one.pdf").read_bytes())[1].split()
+    assert [float(end) for end in box[:3]] == [0, 0, pytest.approx(6.9 * 72)]
+    svg = (tmp_path / "one.svg").read_text(encoding="utf-8")
+    assert 'width="496.8pt"' in svg
+    assert "<text" not in svg  # outlines: no font is needed to see it
+
+
+def test_many_columns_make_a_heatmap_wider_and_few_do_not():
+    across, down, width, height = figures._page(9, 3.4, 1.7)
+    assert (across, down, width, height) == (2, 5, 6.9, 8.5)
+    assert figures._page(9, 3.5, 1.7)[0] == 1
+    assert figures._page(9, 8.0, 1.7)[2] == 8.0
+
+
+def test_colours_are_told_apart_without_hue():
+    marks = figures._marks(["pretrained", "finetuned", "a", "b", "c"])
+    assert len({mark["marker"] for mark in marks.values()}) == 5
+    first = [relative_luminance(marks[name]["color"]) for name in ("pretrained", "finetuned")]
+    assert max(first) / min(first) > 2
+    steps = [relative_luminance(mpl.colormaps["rocket_r"](level)) for level in np.linspace(0, 1, 21)]
+    assert all(darker < lighter for lighter, darker in pairwise(steps))
+
+
+def ranked(mean_rank, **constant):
+    """A table of ranks of one surrogate and unit."""
+    facts = {"surrogate": "pretrained", "unit": "task", "blocks": 14, "critical_distance": 1.25, "friedman_p": 0.01}
+    table = pd.DataFrame({"target": list(mean_rank), "mean_rank": list(mean_rank.values())})
+    return table.assign(**{**facts, "power": 0.5, "detectable": 1.5, **constant})
+
+
+def test_critical_distance_joins_what_the_literature_joins():
+    """Demšar's example (2006, fig. 1): C4.5+m+cf and C4.5+m differ from C4.5 … here by its ranks and distance."""
+    example_ranks = {"C4.5+m+cf": 1.964, "C4.5+m": 2.0, "C4.5+cf": 2.893, "C4.5": 3.143}
+    assert figures._alike(list(example_ranks.values()), 1.25) == [(1.964, 3.143)]
+    assert figures._alike(list(example_ranks.values()), 1.15) == [(1.964, 2.893), (2.0, 3.143)]
+    assert figures._alike([1, 2, 3], 0.5) == []
+    assert figures._alike([1, 1, 3], 0.5) == []
+    assert figures._alike([1, 1.2, 3, 3.1], 0.5) == [(1, 1.2), (3, 3.1)]
+    figure = figures.critical_distance(ranked(example_ranks, critical_distance=1.15), ORDER)
+    thick = [line.get_xdata() for line in figure.axes[0].lines if line.get_linewidth() > 2]
+    assert [(round(low + 0.04, 3), round(high - 0.04, 3)) for low, high in thick] == [(1.964, 2.893), (2.0, 3.143)]
+    said = texts(figure)
+    assert "C4.5+m+cf  1.96" in said and "3.14  C4.5" in said
+    assert " critical distance 1.15" in said
+    assert "power for two targets 1 sd apart: 50 %; 80 % from 1.5 sd" in said
+    unknown = figures.critical_distance(ranked(example_ranks, detectable=math.nan), ORDER)
+    assert any(text.endswith("80 % from over 6 sd") for text in texts(unknown))
+
+
+def test_critical_distance_ranks_each_surrogate_by_tasks_and_by_cells(study, drawn):
+    figure = drawn["critical_distance"]
+    titles = [ax.get_title("left") for ax in figure.axes]
+    assert titles == [f"crafted on {s}, {b}" for s in ("pretrained", "finetuned") for b in ("3 tasks", "30 cells")]
+    assert [ax.get_title("right").split()[0] for ax in figure.axes] == ["power", "cells"] * 2
+    ranks = comparison.ranks(study[0])
+    first = ranks[(ranks["surrogate"] == "pretrained") & (ranks["unit"] == "task")]
+    said = {text.get_text() for text in figure.axes[0].texts}
+    for row in first.itertuples():
+        name = ORDER.label(row.target)
+        assert {f"{name}  {row.mean_rank:.2f}", f"{row.mean_rank:.2f}  {name}"} & said
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        for (one, a), (other, b) in combinations(boxes(ax, figure).items(), 2):
+            assert not a.overlaps(b), (one, other)
+        inside = figure.bbox
+        assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in boxes(ax, figure).values())
+    alone = study[0][study[0]["target"] == "ties"]
+    assert texts(figures.draw("critical_distance", alone, study[1], ORDER)) == [
+        "This study has no two targets to rank."
+    ]
 
 
 def test_the_script_draws_the_figure_it_is_told(study, tmp_path):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advmerge import artifacts, statistics
+from advmerge import artifacts, comparison, statistics
 from advmerge.errors import unknown
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIGURES = ("relative_transfer", "accuracy_transfer", "gallery")
+FIGURES = ("relative_transfer", "accuracy_transfer", "critical_distance", "gallery")
 """Every figure but ``heatmap_<surrogate>``, by file stem. :func:`draw` makes those and all of these but the gallery."""
 
 FORMATS = ("pdf", "svg", "png")
@@ -30,8 +30,8 @@ FORMATS = ("pdf", "svg", "png")
 FEW = 20
 """A rate from fewer images than this is marked with a star in the heatmaps."""
 
-WIDTH = 7.2
-"""Width of a full-page figure in inches; fonts of 6 to 8 pt are meant to be printed at this size."""
+WIDTH = 6.9
+"""Width of every figure in inches: both columns of a page. Fonts of 5.5 to 8 pt are meant to be printed at this size."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def _style() -> AbstractContextManager[Any]:
             "xtick.major.size": 2.5,
             "ytick.major.size": 2.5,
             "pdf.fonttype": 42,  # embedded TrueType, as journals ask
+            "svg.fonttype": "path",  # outlines: the same on every machine, whatever fonts it has
             "svg.hashsalt": "advmerge",
             "savefig.dpi": 220,
         }
@@ -178,6 +179,8 @@ def draw(
         return relative_transfer(attacks, noise, order)
     if name == "accuracy_transfer":
         return accuracy_transfer(attacks, statistics.accuracy_by_model(accuracy, confidence), order)
+    if name == "critical_distance":
+        return critical_distance(comparison.ranks(outcomes, confidence, order.controls), order)
     raise unknown("figure", name, FIGURES)
 
 
@@ -201,10 +204,10 @@ def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, o
         targets = Order.among(cells["target"], order.targets)
         groups = _column_groups(cells, order)
         columns = sum(len(attacks) for _, _, attacks in groups)
-        heading = 2.3 + 0.052 * max(len(order.label(target)) for target in targets)  # a name and its note
-        panel = max(heading, 0.22 * columns + 0.95), 0.17 * (len(tasks) + 1) + 0.52
+        heading = 1.95 + 0.05 * max(len(order.label(target)) for target in targets)  # a name and its note
+        panel = max(heading, 0.2 * columns + 0.85), 0.15 * (len(tasks) + 1) + 0.46
         across, down, width, height = _page(len(targets), *panel)
-        figure = _figure(width, height + 1.0)
+        figure = _figure(width, height + 0.9)
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.05, wspace=0.04)
         axes = figure.subplots(down, across, squeeze=False)
         colours = mpl.colormaps["rocket_r"].with_extremes(bad="0.85")
@@ -231,7 +234,7 @@ def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, o
             ax.set_title(order.label(targets[k]), fontweight="bold", pad=13, loc="left")
             few, many = rows[0]["n"].min(), rows[0]["n"].max()
             clean = 100 * rows[1]["target_accuracy"].mean()
-            note = f"clean accuracy {clean:.0f} %, n = {few}" + f"–{many}" * bool(many > few)
+            note = f"accuracy {clean:.0f} %, n = {few}" + f"–{many}" * bool(many > few)
             ax.set_title(note, fontsize=6, color="0.3", pad=13, loc="right")
             last = k + across >= len(targets)
             ax.set_xticks(ticks, names if last else [], rotation=90)
@@ -250,14 +253,18 @@ def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, o
 
 
 def _page(panels: int, width: float, height: float) -> tuple[int, int, float, float]:
-    """Columns, rows, width and height of a grid of panels that comes closest to the shape of an A4 page."""
+    """Columns, rows, width and height of a grid of panels, at least so wide, that comes closest to an A4 page's shape.
+
+    The page is :data:`WIDTH` wide, and wider only if a single panel is.
+    """
 
     def distance(across: int) -> float:
-        return abs(math.log(-(-panels // across) * height / (across * width)) - math.log(math.sqrt(2)))
+        return abs(math.log(-(-panels // across) * height / WIDTH) - math.log(math.sqrt(2)))
 
-    across = min(range(1, min(4, panels) + 1), key=distance)
+    fitting = [across for across in range(1, min(4, panels) + 1) if across * width <= WIDTH]
+    across = min(fitting or [1], key=distance)
     down = -(-panels // across)
-    return across, down, across * width, down * height
+    return across, down, max(WIDTH, width), down * height
 
 
 def _column_groups(cells: pandas.DataFrame, order: Order) -> list[tuple[str, float, list[str]]]:
@@ -324,9 +331,8 @@ def relative_transfer(ratio: pandas.DataFrame, noise: pandas.DataFrame, order: O
         surrogates = Order.among(ratio["surrogate"], order.surrogates)
         marks = _marks(surrogates)
         levels = budgets(ratio["eps"])
-        width = max(WIDTH, 1.5 + 1.8 * len(levels))
         row = max(0.26, 0.09 * len(surrogates))  # inches: each surrogate's dot apart from the next
-        figure = _figure(width, 1.2 + 2 * (row * len(targets) + 0.15))
+        figure = _figure(WIDTH, 1.2 + 2 * (row * len(targets) + 0.15))
         axes = figure.subplots(2, len(levels), sharex="row", sharey=True, squeeze=False)
         height = {target: k for k, target in enumerate(targets)}
 
@@ -420,8 +426,8 @@ def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: 
         levels = budgets(points["eps"])
         across = min(2, len(levels))
         down = -(-len(levels) // across)
-        figure = _figure(WIDTH if across == 2 else WIDTH / 1.5, 0.4 + 2.9 * down)
-        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        figure = _figure(WIDTH, 0.4 + 2.8 * down)
+        grid = figure.subplots(down, across, sharex=True, squeeze=False)
         for ax in list(grid.flat)[len(levels) :]:
             ax.set_axis_off()
         for ax, eps in zip(grid.flat, levels, strict=False):
@@ -439,11 +445,12 @@ def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: 
             for _, pair in here.groupby("target"):
                 ax.plot(100 * pair["accuracy"], 100 * pair["transfer_asr"], color="0.8", linewidth=0.7, zorder=0)
             ax.spines[["top", "right"]].set_visible(False)
-            ax.tick_params(labelbottom=True, labelleft=True)
+            ax.tick_params(labelbottom=True)
+            top = 100 * here["transfer_high"].max()
+            ax.set_ylim(-0.06 * top - 0.2, min(1.15 * top + 1, 103))
         left, right = 100 * points["accuracy_low"].min(), 100 * points["accuracy_high"].max()
         margin = 0.12 * (right - left) + 0.5
-        top = 100 * points["transfer_high"].max()
-        grid[0, 0].set(xlim=(left - margin, right + margin), ylim=(-0.02 * top - 0.2, min(1.15 * top + 1, 103)))
+        grid[0, 0].set_xlim(left - margin, right + margin)
         figure.supxlabel("clean test accuracy, mean over tasks (%)", fontsize=7)
         figure.supylabel("transfer ASR (%)", fontsize=7)
         _legend(figure, [_handle(f"crafted on {order.label(name)}", **marks[name]) for name in surrogates])
@@ -466,6 +473,7 @@ def _label_points(ax: Axes, points: pandas.DataFrame, names: Mapping[str, str]) 
 
     renderer = ax.figure.canvas.get_renderer()  # type: ignore[attr-defined]
     pixel = ax.figure.dpi / 72
+    gap = pixel * np.array([3, 1])  # between words more than between lines
     frame = ax.get_window_extent(renderer)
 
     def placed(x: str, y: str) -> numpy.ndarray:
@@ -495,7 +503,7 @@ def _label_points(ax: Axes, points: pandas.DataFrame, names: Mapping[str, str]) 
         anchors = dots[owner == target]
         centre = (anchors[:, None] + steps).reshape(-1, 2)
         place = np.hstack([centre - half, centre + half])
-        covers = (place[:, None, :2] < taken[:, 2:] + pixel) & (taken[:, :2] < place[:, None, 2:] + pixel)
+        covers = (place[:, None, :2] < taken[:, 2:] + gap) & (taken[:, :2] < place[:, None, 2:] + gap)
         outside = (place[:, :2] < frame.min).any(axis=1) | (place[:, 2:] > frame.max).any(axis=1)
         best = np.argmin(np.tile(cost, len(anchors)) + covers.all(axis=2) @ weight + 1000 * outside)
         taken, weight = np.vstack([taken, place[best]]), np.append(weight, 200.0)
@@ -504,6 +512,85 @@ def _label_points(ax: Axes, points: pandas.DataFrame, names: Mapping[str, str]) 
         nearest = np.clip(anchor, place[best, :2], place[best, 2:])
         line = ax.transData.inverted().transform([anchor, nearest])
         ax.plot(*line.T, color="0.55", linewidth=0.4, zorder=1)
+
+
+def critical_distance(ranks: pandas.DataFrame, order: Order) -> Figure:
+    """Average ranks of the targets by transfer ASR, with Nemenyi's critical distance (Demšar 2006, fig. 1).
+
+    ``ranks`` is :func:`comparison.ranks`: a panel a surrogate and unit. Rank 1, at the left, is the most often fooled. A
+    thick line joins targets that the test does not tell apart. The title says how much it could tell apart.
+    """
+    panels = [
+        (surrogate, unit, ranks[(ranks["surrogate"] == surrogate) & (ranks["unit"] == unit)].reset_index(drop=True))
+        for surrogate in order.among(ranks["surrogate"], order.surrogates)
+        for unit in order.among(ranks["unit"], ("task", "cell"))
+    ]
+    with _style():
+        if not panels:
+            return _sentence("This study has no two targets to rank.")
+        joined = [_alike(part["mean_rank"].tolist(), part["critical_distance"].iloc[0]) for _, _, part in panels]
+        lines = [-(-len(part) // 2) for _, _, part in panels]
+        heights = [0.62 + 0.08 * len(bars) + 0.135 * below for bars, below in zip(joined, lines, strict=True)]
+        figure = _figure(WIDTH, sum(heights) + 0.12 * len(panels))
+        figure.set_layout_engine("constrained", h_pad=0.03)
+        axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for ax, (surrogate, unit, part), bars, height in zip(axes, panels, joined, heights, strict=True):
+            _ranked(ax, part, bars, height, order)
+            title = f"crafted on {order.label(surrogate)}, {part['blocks'].iloc[0]} {unit}s"
+            ax.set_title(title, loc="left", fontweight="bold")
+            found = float(part["detectable"].iloc[0])
+            note = f"power for two targets 1 sd apart: {100 * part['power'].iloc[0]:.0f} %; "
+            note += f"80 % from {'over 6' if math.isnan(found) else f'{found:g}'} sd"
+            if unit == "cell":
+                note = "cells share images: the distance is too small, a bound at best"
+            ax.set_title(note, loc="right", fontsize=6, color="0.3")
+    return figure
+
+
+def _alike(ranks: Sequence[float], distance: float) -> list[tuple[float, float]]:
+    """The longest runs of rising ranks, of two or more, that differ by no more than a distance: (first, last)."""
+    runs: list[tuple[float, float]] = []
+    for low in ranks:
+        high = max(rank for rank in ranks if rank - low <= distance)
+        if high > low and (not runs or high > runs[-1][1]):
+            runs.append((low, high))
+    return runs
+
+
+def _ranked(ax: Axes, part: pandas.DataFrame, bars: Sequence[tuple[float, float]], height: float, order: Order) -> None:
+    """An axis of ranks, the names hung from it at both sides, and thick lines that join what is alike."""
+    highest, distance = len(part), float(part["critical_distance"].iloc[0])
+    side = 0.42 * (highest - 1)  # room for names, in ranks
+    ax.set(xlim=(1 - side, highest + side), ylim=(height, 0))
+    ax.spines[:].set_visible(False)
+    ax.set_yticks([])
+    ax.set_xticks([])
+    scale = 0.4  # where the axis is, in inches from the panel's upper edge; so is everything below
+    ax.plot([1, highest], [scale, scale], color="0.15", linewidth=0.8)
+    for rank in range(1, highest + 1):
+        ax.plot([rank, rank], [scale - 0.04, scale], color="0.15", linewidth=0.6)
+        ax.text(rank, scale - 0.06, str(rank), ha="center", va="bottom", fontsize=6)
+    ax.text(1 - 0.02 * side, scale, "most often fooled ", ha="right", va="center", fontsize=6, color="0.3")
+    ax.text(highest + 0.02 * side, scale, " least often", ha="left", va="center", fontsize=6, color="0.3")
+    end = min(1 + distance, highest + side)
+    ax.plot([1, end], [0.1, 0.1], color="0.15", linewidth=0.8, marker="|", markersize=4)
+    ax.text(end + 0.05, 0.1, f" critical distance {distance:.2f}", va="center", fontsize=6)
+    colour = _colours()[0]
+    for k, (low, high) in enumerate(bars):
+        level = scale + 0.08 * (k + 1)
+        ax.plot([low - 0.04, high + 0.04], [level, level], color=colour, linewidth=2.2, solid_capstyle="butt")
+    top = scale + 0.08 * len(bars) + 0.14
+    for k, row in enumerate(part.itertuples()):
+        left = k < -(-highest // 2)
+        level = top + 0.135 * (k if left else highest - 1 - k)
+        at = 1 - 0.06 * side if left else highest + 0.06 * side
+        ax.plot([row.mean_rank, row.mean_rank, at], [scale, level, level], color="0.35", linewidth=0.6)
+        name = (
+            f"{order.label(row.target)}  {row.mean_rank:.2f}"
+            if left
+            else f"{row.mean_rank:.2f}  {order.label(row.target)}"
+        )
+        ax.text(at + (-0.03 if left else 0.03), level, name, ha="right" if left else "left", va="center", fontsize=6.5)
 
 
 @dataclass(frozen=True)
