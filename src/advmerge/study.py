@@ -768,15 +768,16 @@ class Study(Section):
         }
 
     def report_files(self) -> list[str]:
-        """Every table and figure under reports/<study>, the verdicts, and the page."""
-        from advmerge import associations, claims, comparison, statistics
+        """Every table and figure under reports/<study>, the verdicts, the headline numbers and the page."""
+        from advmerge import associations, claims, comparison, statistics, summary
         from advmerge.figures import FORMATS
 
-        tables = [*statistics.TABLES, *comparison.TABLES, *claims.TABLES, *associations.TABLES]
+        tables = [*statistics.TABLES, *comparison.TABLES, *claims.TABLES, *associations.TABLES, *summary.TABLES]
         drawn = (*self.drawn, "gallery", *self.drawn_explanations)
         return [
             *(f"{self.reports}/tables/{name}" for name in tables),
             f"{self.reports}/claims.json",
+            f"{self.reports}/metrics.json",
             f"{self.reports}/index.html",
             *(f"{self.reports}/figures/{name}.{form}" for name in drawn for form in FORMATS),
         ]

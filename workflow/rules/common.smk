@@ -6,7 +6,7 @@ from pathlib import Path
 SCRIPTS = "workflow/scripts"
 sys.path.insert(0, str(Path(workflow.basedir, "src")))
 
-from advmerge import associations, attacks, claims, comparison, data, merging, page, statistics
+from advmerge import associations, attacks, claims, comparison, data, merging, page, statistics, summary
 from advmerge.artifacts import canonical
 from advmerge.errors import StudyError
 from advmerge.figures import FORMATS
@@ -291,6 +291,9 @@ PAGE_MODELS = study.page_models()
 def table_files(module):
     """The tables that a module of the library says it makes."""
     return [f"{REPORTS}/tables/{name}" for name in module.TABLES]
+
+
+SUMMARISED = {name: f"{REPORTS}/tables/{name}" for name in summary.SOURCES}
 
 
 def figure_files(name, caption):

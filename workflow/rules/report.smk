@@ -62,6 +62,27 @@ rule claims:
         "--output-verdicts {output.verdicts} --output-table {output.table}"
 
 
+rule summary:
+    input:
+        code=code("summary"),
+        tables=SUMMARISED.values(),
+    output:
+        tables=table_files(summary),
+        metrics=f"{REPORTS}/metrics.json",
+    log:
+        f"{LOGS}/summary.log",
+    conda:
+        ENVIRONMENT
+    params:
+        config=REPORT_CONFIG,
+        tables=named("table", SUMMARISED.values(), SUMMARISED),
+        folder=folder_of,
+    shell:
+        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "--config {params.config:q} {params.tables} "
+        "--output-metrics {output.metrics} --output-dir {params.folder}"
+
+
 rule figure:
     input:
         code=code("figure"),
@@ -144,6 +165,7 @@ rule report:
         rules.tables.output,
         rules.comparison.output,
         rules.claims.output,
+        rules.summary.output,
         rules.figures.input,
         rules.explanations.output,
         rules.page.output,
