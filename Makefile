@@ -1,5 +1,6 @@
 # make study   sets up the environment, then runs the study of params.yaml: raw data to figures
 # make test    sets up the environment, then runs every check and test
+# make docs    builds the documentation into site/; a link to nothing is an error
 # VENV=path    uses or makes the environment there (it is 6 GB: share one between clones)
 
 VENV ?= .venv
@@ -7,8 +8,9 @@ PYTHON ?= python3
 PINS := $(wildcard envs/*.txt) src/advmerge/data/fonts.txt
 RUN := . $(VENV)/bin/activate &&
 SHELL := /bin/bash
+DOCS = $(RUN) sphinx-build -W --keep-going -q docs site
 
-.PHONY: study test check unit figures report env clean
+.PHONY: study test check unit figures report docs env clean
 
 study: env
 	$(RUN) snakemake --cores all --resources gpu=2
@@ -22,10 +24,14 @@ unit: env
 
 check: env
 	$(RUN) ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && mypy && snakemake --lint
+	$(DOCS)
 
 # The figures alone, drawn anew from the outcomes that are there.
 figures: env
 	$(RUN) snakemake --cores all --forcerun figure gallery --allowed-rules figure gallery figures -- figures
+
+docs: env
+	$(DOCS)
 
 report: env
 	$(RUN) snakemake --report reports/report.html
@@ -41,4 +47,4 @@ env:
 	fi
 
 clean:
-	rm -rf results reports logs
+	rm -rf results reports logs site

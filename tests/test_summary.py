@@ -59,10 +59,23 @@ def sources():
         ),
         "comparison_pairs.csv": pd.DataFrame(
             pairs,
-            columns=["surrogate", "attack", "a", "b", "difference", "low", "high", "p_holm", "tasks", "tasks_a_higher", "images"],
+            columns=[
+                "surrogate",
+                "attack",
+                "a",
+                "b",
+                "difference",
+                "low",
+                "high",
+                "p_holm",
+                "tasks",
+                "tasks_a_higher",
+                "images",
+            ],
         ),
         "claims.csv": pd.DataFrame(
-            claims, columns=["name", "verdict", "effect", "low", "high", "p_adjusted", "direction", "margin", "images", "text"]
+            claims,
+            columns=["name", "verdict", "effect", "low", "high", "p_adjusted", "direction", "margin", "images", "text"],
         ),
     }
 

@@ -109,7 +109,9 @@ def pairs(
     Wilcoxon's signed-rank test over images, and the intervals are of a bootstrap over images within tasks. Holm's
     adjustment is over the pairs of one surrogate, attack and budget.
 
-    Columns besides surrogate, attack, eps, control, a, b:
+    It has these columns, besides surrogate, attack, eps, control, a, b.
+
+    Columns:
         n, images: rows in which the surrogate and both targets are right when clean; distinct images among them.
         only_a, only_b: rows whose example fools just that one.
         asr_a, asr_b: shares of the n rows that fool it.
@@ -278,7 +280,9 @@ def ranks(
     image, so their critical distance holds; cells share images and models, so theirs is too small and is a bound at
     best. Blocks that lack a target are left out.
 
-    Columns besides surrogate, unit, target:
+    It has these columns, besides surrogate, unit, target.
+
+    Columns:
         blocks: how many.
         mean_rank: averaged over blocks; ties share their ranks.
         critical_distance: two targets differ by Nemenyi's test if their mean ranks differ by more.

@@ -130,7 +130,9 @@ def rates(
 ) -> pandas.DataFrame:
     """Rates of each group of rows that share the columns ``by``, one row a group.
 
-    Columns besides ``by``:
+    It has these columns, besides ``by``.
+
+    Columns:
         denominator: the name given.
         rows: rows of the group, whatever the denominator.
         n: rows in the denominator.
@@ -259,7 +261,9 @@ def relative(
     never fooled are left out. A group whose images all agree gets an interval of no width: read it with
     ``n``.
 
-    Columns besides ``by``:
+    It has these columns, besides ``by``.
+
+    Columns:
         denominator: the name given.
         n: rows in the denominator D.
         images: distinct images among them.
