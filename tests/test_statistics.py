@@ -164,6 +164,7 @@ def test_rates_by_hand(denominator):
     (row,) = statistics.rates(HAND, ["target"], denominator).itertuples()
     assert (row.target, row.denominator, row.rows, row.n) == ("ties", denominator, 8, n)
     assert row.asr == pytest.approx(4 / 6)  # always over the surrogate's own C_s
+    assert (row.asr_n, row.asr_low, row.asr_high) == pytest.approx((6, *np.ravel(statistics.wilson(4, 6))))
     assert row.transfer_asr == pytest.approx(transfer)
     assert row.unchanged == pytest.approx(unchanged)
     assert row.target_accuracy == pytest.approx(5 / 8)
@@ -325,6 +326,38 @@ def test_bootstrap_is_paired_and_stable():
     pd.testing.assert_frame_equal(again[again["task"] == "a"], result)
     other = statistics.relative(two, ["task", "target"], seed=1)
     assert other["low"].tolist() != result["low"].tolist()
+
+
+def test_every_transfer_rate_stands_beside_its_controls(simulated):
+    outcomes = simulated[0]
+    made = statistics.controls_by_target(outcomes)
+    assert len(made) == len(made.drop_duplicates(statistics.TARGET))
+    assert set(made["surrogate"]) == {"pretrained", "finetuned"} and "noise" not in set(made["attack"])
+    right = outcomes[statistics.both_right(outcomes)].assign(eps=lambda rows: rows["eps"].fillna(-1))
+    fooled = right["target_adversarial"] != right["label"]
+    rate = fooled.groupby([right[name] for name in statistics.TARGET], observed=True).mean()
+    for row in made.assign(eps=made["eps"].fillna(-1)).itertuples():
+        assert row.transfer == pytest.approx(rate[row.surrogate, row.attack, row.eps, row.target])
+        if row.eps > 0:
+            assert row.noise == pytest.approx(rate[row.surrogate, "noise", row.eps, row.target])
+        else:
+            assert np.isnan(row.noise) and np.isnan(row.white_box)
+        if row.attack == "pgd":
+            assert row.white_box == pytest.approx(rate[row.target, "pgd", row.eps, row.target])
+            assert row.white_box > row.transfer > row.noise
+        else:
+            assert np.isnan(row.white_box)
+        clean = outcomes.query(
+            f"target == '{row.target}' and attack == 'pgd' and surrogate == 'pretrained' and eps > 0.02"
+        )
+        assert row.clean_error == pytest.approx((clean["target_clean"] != clean["label"]).mean())
+        assert row.clean_error_n == len(clean)
+        for name in ("transfer", "noise", "white_box", "clean_error"):
+            low, value, high = (getattr(row, name + end) for end in ("_low", "", "_high"))
+            assert np.isnan(value) or low <= value <= high
+    pd.testing.assert_frame_equal(
+        statistics.controls_by_target(outcomes[outcomes["attack"] != "noise"])[["transfer"]], made[["transfer"]]
+    )
 
 
 def test_a_resample_is_the_outcomes_with_images_repeated(simulated):

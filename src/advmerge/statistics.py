@@ -35,6 +35,7 @@ METHOD = ["surrogate", "eps", "target"]
 TABLES: dict[str, str] = {
     "rates_by_cell.csv": "Rates with Wilson intervals by task, surrogate, attack, budget and target.",
     "rates_by_target.csv": "Rates with Wilson intervals by surrogate, attack, budget, target; tasks pooled.",
+    "controls_by_target.csv": "Transfer ASR beside its controls: noise, white box, clean error; tasks pooled.",
     "relative_by_cell.csv": "Relative transfer ASR by task, surrogate, attack, budget, target.",
     "relative_by_target.csv": "Relative transfer ASR by surrogate, attack, budget, target; tasks pooled.",
     "relative_by_method.csv": "Relative transfer ASR by surrogate, budget, target; tasks, attacks pooled.",
@@ -136,7 +137,9 @@ def rates(
         denominator: the name given.
         rows: rows of the group, whatever the denominator.
         n: rows in the denominator.
-        asr: the surrogate's ASR, P(s(x') ≠ y | C_s), on its own denominator over the whole group.
+        asr, asr_low, asr_high: the surrogate's ASR, P(s(x') ≠ y | C_s), on its own denominator over the
+            whole group, and its Wilson interval.
+        asr_n: rows in that denominator.
         transfer_asr, low, high: P(t(x') ≠ y | D) and its Wilson interval. The interval takes rows as
             independent: right where a group holds an image once, too narrow where it pools attacks or
             targets (use :func:`relative`, whose bootstrap keeps the rows of an image together).
@@ -162,17 +165,61 @@ def rates(
     )
     table = _plain_keys(facts.groupby(by, observed=True, dropna=False).sum().reset_index(), by)
     low, high = wilson(table["_target_fooled"], table["n"], confidence)
+    asr_low, asr_high = wilson(table["_surrogate_fooled"], table["_surrogate_right"], confidence)
     return table[by].assign(
         denominator=denominator,
         rows=table["rows"],
         n=table["n"],
         asr=share(table["_surrogate_fooled"], table["_surrogate_right"]),
+        asr_low=asr_low,
+        asr_high=asr_high,
+        asr_n=table["_surrogate_right"],
         transfer_asr=share(table["_target_fooled"], table["n"]),
         low=low,
         high=high,
         unchanged=share(table["_unchanged"], table["n"]),
         target_accuracy=share(table["_target_right"], table["rows"]),
     )
+
+
+def controls_by_target(
+    outcomes: pandas.DataFrame,
+    denominator: str = PRIMARY,
+    confidence: float = 0.95,
+    controls: Sequence[str] = CONTROLS,
+) -> pandas.DataFrame:
+    """Transfer ASR of every surrogate, attack, budget and target beside what it has to be read with.
+
+    Each quantity has Wilson's interval (``_low``, ``_high``) and its number of rows (``_n``), and is NaN where the study
+    does not measure it. They differ in their images: each has those of its own denominator.
+
+    Columns:
+        surrogate, attack, eps, target, denominator: the rows of real attacks whose surrogate is not the target.
+        transfer: transfer ASR.
+        noise: the same of random noise of the same budget, under the same surrogate's denominator.
+        white_box: the same of the same attack and budget, crafted on the target itself.
+        clean_error: P(t(x) ≠ y) over all attacked images: what the target gets wrong without an attack.
+    """
+    found = rates(outcomes, TARGET, denominator, confidence)
+    low, high = wilson(found["rows"] * (1 - found["target_accuracy"]), found["rows"], confidence)
+    found = found.assign(clean_error=1 - found["target_accuracy"], clean_error_low=low, clean_error_high=high)
+    facts = ["transfer_asr", "low", "high", "n"]
+
+    def named(rows: pandas.DataFrame, keys: list[str], name: str) -> pandas.DataFrame:
+        ends = [name, f"{name}_low", f"{name}_high", f"{name}_n"]
+        return rows[[*keys, *facts]].rename(columns=dict(zip(facts, ends, strict=True)))
+
+    noise = rates(outcomes[outcomes["attack"].isin(list(controls))], METHOD, denominator, confidence)
+    own = found["surrogate"] == found["target"]
+    white = named(found[own], ["attack", "eps", "target"], "white_box")
+    real = without_controls(found[~own], controls)
+    table = named(real, TARGET, "transfer").assign(denominator=denominator)
+    table = table.merge(named(noise[noise["eps"].notna()], METHOD, "noise"), on=METHOD, how="left")
+    table = table.merge(white, on=["attack", "eps", "target"], how="left")
+    error = [f"clean_error{end}" for end in ("", "_low", "_high")]
+    clean = real[[*TARGET, *error]].assign(clean_error_n=real["rows"])
+    columns = [f"{name}{end}" for name in ("transfer", "noise", "white_box") for end in ("", "_low", "_high", "_n")]
+    return table.merge(clean, on=TARGET)[[*TARGET, "denominator", *columns, *error, "clean_error_n"]]
 
 
 @dataclass(frozen=True)
@@ -418,6 +465,7 @@ def tables(
     return {
         "rates_by_cell.csv": everywhere(lambda d: rates(outcomes, CELL, d, confidence)),
         "rates_by_target.csv": everywhere(lambda d: rates(outcomes, TARGET, d, confidence)),
+        "controls_by_target.csv": everywhere(lambda d: controls_by_target(outcomes, d, confidence, controls)),
         "relative_by_cell.csv": everywhere(lambda d: relative(outcomes, CELL, d, confidence, bootstrap, seed)),
         "relative_by_target.csv": everywhere(lambda d: relative(outcomes, TARGET, d, confidence, bootstrap, seed)),
         "relative_by_method.csv": everywhere(lambda d: relative(attacks, METHOD, d, confidence, bootstrap, seed)),
