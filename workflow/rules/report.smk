@@ -78,7 +78,7 @@ rule summary:
         tables=named("table", SUMMARISED.values(), SUMMARISED),
         folder=folder_of,
     shell:
-        "python -IS src/advmerge/jobs/launch.py --cold --log {log} {input.code[0]} "
+        "python -IS src/advmerge/jobs/launch.py --tables --log {log} {input.code[0]} "
         "--config {params.config:q} {params.tables} "
         "--output-metrics {output.metrics} --output-dir {params.folder}"
 
