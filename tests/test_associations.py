@@ -24,7 +24,13 @@ from test_statistics import ENVIRONMENT, ROOT, SCRIPTS, TASKS, synthetic
 TARGETS = ["weight_averaging", "weight_averaging_surgery", "ties", "multitask"]
 SURROGATES = ["pretrained", "finetuned"]
 ORDER = figures.Order(tasks=TASKS[:4], targets=TARGETS, labels={"ties": "TIES of all experts", "pgd": "PGD"})
-CONFIG = {"attack": "pgd", "eps": 8 / 255, "path": {"vector": "sum", "vectors": 4}, "plane": {"merged": "ties"}}
+CONFIG = {
+    "seed": 0,
+    "attack": "pgd",
+    "eps": 8 / 255,
+    "path": {"vector": "sum", "vectors": 4},
+    "plane": {"merged": "ties"},
+}
 
 
 def landscape(places: list[dict], seed: int) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import wilcoxon
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -20,7 +21,18 @@ from advmerge.seeding import numpy_generator
 EPS = 4 / 255
 
 
-def block(fooled, *, task="t", surrogate="finetuned", attack="pgd", eps=EPS, target="m", right=True, source_right=True):
+def block(
+    fooled,
+    *,
+    task="t",
+    surrogate="finetuned",
+    attack="pgd",
+    eps=EPS,
+    target="m",
+    seed=0,
+    right=True,
+    source_right=True,
+):
     """Outcomes of one cell, an image an entry of ``fooled``; the surrogate is always fooled."""
     fooled = np.asarray(fooled, dtype=bool)
     right, source_right = (np.broadcast_to(value, fooled.shape) for value in (right, source_right))
@@ -32,6 +44,7 @@ def block(fooled, *, task="t", surrogate="finetuned", attack="pgd", eps=EPS, tar
             "attack": attack,
             "eps": eps,
             "target": target,
+            "seed": seed,
             "label": 1,
             "surrogate_clean": np.where(source_right, 1, 0),
             "surrogate_adversarial": 0,
@@ -147,6 +160,32 @@ def test_pairs_find_the_known_differences_and_no_other() -> None:
     assert (table.loc[different, "odds_low"] > 1).all()
     assert (table.loc[~different, "low"] < 0).all() and (table.loc[~different, "high"] > 0).all()
     assert (table["p_holm"] >= table["p"]).all()
+
+
+def test_the_seeds_of_an_image_are_one_observation() -> None:
+    """The same answers in three seeds say no more than one, and are compared within a seed."""
+    rng = numpy_generator(2, "pairs")
+    fooled = {"a": rng.random(80) < 0.5, "b": rng.random(80) < 0.4}
+
+    def table(seeds, b):
+        blocks = [block(fooled["a"], target="a", seed=seed) for seed in seeds]
+        blocks += [
+            block(np.roll(fooled["b"], shift), target="b", seed=seed) for seed, shift in zip(seeds, b, strict=True)
+        ]
+        return comparison.pairs(pd.concat(blocks), bootstrap=200).set_index("attack").loc[["pgd", comparison.ALL]]
+
+    one, three = table([0], [0]), table([0, 1, 2], [0, 0, 0])
+    assert (three["n"] == 240).all() and (three["images"] == 80).all()
+    assert three["difference"].tolist() == pytest.approx(one["difference"].tolist())
+    pooled = one.loc[comparison.ALL]
+    for attack in three.index:
+        row = three.loc[attack]
+        assert (row["test"], row["p"]) == (pooled["test"], pytest.approx(pooled["p"]))
+        assert (row["low"], row["high"]) == (pytest.approx(pooled["low"]), pytest.approx(pooled["high"]))
+    assert one.loc["pgd", "test"] == "McNemar, exact"
+    # by hand: an image's excess is the mean of its seeds'
+    excess = np.mean([fooled["a"] * 1.0 - np.roll(fooled["b"], shift) for shift in (0, 1)], axis=0)
+    assert table([0, 1], [0, 1]).loc["pgd", "p"] == pytest.approx(wilcoxon(excess).pvalue)
 
 
 def test_rows_in_another_order_give_the_same_tables() -> None:

@@ -161,11 +161,27 @@ def test_relative_transfer_shows_the_ratios_and_both_controls(study, drawn):
     assert legend[2:] == ["noise of the same budget", "white box: crafted on the target"]
 
 
+def test_every_seed_has_a_mark_beside_the_mean(study):
+    outcomes, accuracy = study
+    fooled = outcomes["target_adversarial"].where(outcomes["image"] % 2 == 0, outcomes["label"])
+    outcomes = pd.concat([outcomes, outcomes.assign(seed=4, target_adversarial=fooled)])
+    figure = figures.draw("relative_transfer", outcomes, accuracy, ORDER, bootstrap=20)
+    assert "each seed of fine-tuning" in [text.get_text() for text in figure.legends[0].get_texts()]
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "|"]
+    (_, eps), *_ = sorted({(np.isnan(e), e) for e in outcomes["eps"].unique()})
+    by_seed = statistics.seeds(statistics.without_controls(outcomes, ORDER.controls), accuracy)
+    chosen = by_seed[(by_seed["quantity"] == "relative") & (by_seed["denominator"] == statistics.PRIMARY)]
+    chosen = chosen[np.isclose(chosen["eps"], eps) & chosen["surrogate"].isin(["pretrained", "finetuned"])]
+    shown = sorted(value for line in marks for value in line.get_xdata())
+    assert shown == pytest.approx(sorted(chosen["value"]))
+    assert len(shown) == 2 * 2 * len(TARGETS)
+
+
 def test_relative_transfer_survives_a_surrogate_that_is_never_fooled(study):
     outcomes = study[0].assign(surrogate_adversarial=study[0]["surrogate_clean"])
     ratio = statistics.relative(outcomes, statistics.METHOD, bootstrap=20)
     assert ratio["relative"].isna().all()
-    figure = figures.relative_transfer(ratio, ratio.iloc[:0], ORDER)
+    figure = figures.relative_transfer(ratio, ratio.iloc[:0], ORDER, statistics.seeds(outcomes, study[1]))
     assert all(len(dots) == 0 for dots in points(figure, 0))
     assert len(points(figure, 3)[0]) == len(TARGETS)
 
@@ -293,7 +309,8 @@ def test_critical_distance_ranks_each_surrogate_by_tasks_and_by_cells(study, dra
 
 
 def test_the_script_draws_the_figure_it_is_told(study, tmp_path):
-    artifacts.save_table(tmp_path / "outcomes.parquet", study[0], {})
+    wrong = study[0].assign(seed=1, target_adversarial=study[0]["label"])  # another seed's answers are not shown
+    artifacts.save_table(tmp_path / "outcomes.parquet", pd.concat([wrong, study[0]]), {})
     artifacts.save_table(tmp_path / "accuracy.parquet", study[1], {})
     order = {
         "tasks": TASKS[:3],
@@ -380,7 +397,7 @@ def crafted(study, tmp_path):
             {"attack_images": torch.from_numpy(clean)},
             {"classes": [f"{task} {k}" for k in range(11)]},
         )
-        made = {"task": task, "surrogate": "pretrained", "attack": "pgd", "eps": 8 / 255}
+        made = {"task": task, "surrogate": "pretrained", "attack": "pgd", "eps": 8 / 255, "seed": 0}
         tensors = {"images": torch.from_numpy(images), "index": torch.from_numpy(index)}
         artifacts.save_tensors(tmp_path / f"{task}_pgd.safetensors", tensors, {"slice": made})
         data.append(f"{task}={tmp_path / task}.safetensors")
@@ -433,7 +450,9 @@ def test_a_failed_save_leaves_nothing(drawn, tmp_path, monkeypatch):
 def test_no_data_is_said_in_words(study):
     none = statistics.relative(study[0], statistics.METHOD, bootstrap=5).iloc[:0]
     models = statistics.accuracy_by_model(study[1])
-    assert texts(figures.relative_transfer(none, none, ORDER)) == ["This study has no transferred examples."]
+    assert texts(figures.relative_transfer(none, none, ORDER, statistics.seeds(study[0].iloc[:0], study[1]))) == [
+        "This study has no transferred examples."
+    ]
     assert "No merged model" in texts(figures.accuracy_transfer(none, models, ORDER))[0]
     assert texts(figures.gallery([], "PGD", ORDER)) == ["No examples to show."]
     assert isinstance(none, pd.DataFrame)

@@ -86,7 +86,7 @@ def synthetic(images: int = 256, tasks=TASKS, targets=TARGETS, ratio: float = 0.
     for task, surrogate, attack, eps, target, label, s_right, s_fooled, t_right, t_missed in blocks:
         wrong = ((label + 1) % 10).astype("int16")
         part = pd.DataFrame({"image": np.arange(images, dtype="int32")})
-        part = part.assign(task=task, surrogate=surrogate, attack=attack, eps=eps, target=target)
+        part = part.assign(task=task, surrogate=surrogate, attack=attack, eps=eps, target=target, seed=0)
         part = part.assign(
             label=label.astype("int16"),
             surrogate_clean=np.where(s_right, label, wrong).astype("int16"),
@@ -110,7 +110,7 @@ def synthetic(images: int = 256, tasks=TASKS, targets=TARGETS, ratio: float = 0.
             for k, name in enumerate(targets)
         ]
     accuracy = pd.DataFrame(rows, columns=["model", "task", "correct", "n"])
-    return outcomes, accuracy.assign(split="test", accuracy=accuracy["correct"] / accuracy["n"])
+    return outcomes, accuracy.assign(seed=0, split="test", accuracy=accuracy["correct"] / accuracy["n"])
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,14 @@ def table(rows, **constant):
         "target_adversarial",
         "changed",
     ]
-    keys = {"task": "a", "surrogate": "pretrained", "attack": "pgd", "eps": 0.03, "target": "ties"} | constant
+    keys = {
+        "task": "a",
+        "surrogate": "pretrained",
+        "attack": "pgd",
+        "eps": 0.03,
+        "target": "ties",
+        "seed": 0,
+    } | constant
     return pd.DataFrame(rows, columns=columns).assign(**keys)
 
 
@@ -390,6 +397,48 @@ def test_known_effects_are_found(simulated):
     assert ratio.loc[("ties", "ties"), "relative"] == 1  # white box: target and surrogate are the same model
     noise = simulated[0][simulated[0]["attack"] == "noise"]
     assert (statistics.rates(noise, ["target"])["transfer_asr"] == 0).all()
+
+
+def test_the_spread_over_seeds_by_hand():
+    rows = [(0, 0, 0, 1, 0, 1, True), (1, 0, 0, 1, 0, 0, True), (2, 0, 0, 0, 0, 0, True), (3, 0, 0, 1, 1, 1, True)]
+    outcomes = pd.concat([table(rows, seed=0), table(rows[:2], seed=3), table(rows[:1], seed=7)])
+    keys = ["model", "seed", "task", "split", "correct", "n"]
+    clean = [
+        ("ties", 0, "a", 5),
+        ("ties", 0, "b", 7),
+        ("ties", 3, "a", 8),
+        ("ties", 3, "b", 8),
+        ("pretrained", 0, "a", 2),
+    ]
+    accuracy = pd.DataFrame([(m, s, t, "test", k, 10) for m, s, t, k in clean], columns=keys)
+    by_seed = statistics.seeds(outcomes, accuracy)
+    found = by_seed[by_seed["denominator"].isin(["both", ""])].set_index(["quantity", "model", "seed"])["value"]
+    assert found.to_dict() == pytest.approx(
+        {
+            ("accuracy", "ties", 0): 0.6,
+            ("accuracy", "ties", 3): 0.8,
+            ("accuracy", "pretrained", 0): 0.2,
+            **{("transfer_asr", "ties", seed): value for seed, value in ((0, 1 / 3), (3, 1 / 2), (7, 1))},
+            **{("relative", "ties", seed): value for seed, value in ((0, 1 / 2), (3, 1 / 2), (7, 1))},
+        }
+    )
+    spread = statistics.spread(by_seed, confidence=0.9).set_index(["quantity", "model", "denominator"])
+    row = spread.loc[("relative", "ties", "both")]
+    assert (row["seeds"], row["mean"], row["least"], row["most"]) == (3, pytest.approx(2 / 3), 0.5, 1)
+    assert row["sd"] == pytest.approx(math.sqrt(1 / 12))
+    # Student's t with two degrees of freedom: 2.92 at 5 % a side
+    assert row["high"] - row["mean"] == pytest.approx(2.919986 * math.sqrt(1 / 12 / 3), rel=1e-5)
+    assert row["mean"] - row["low"] == pytest.approx(row["high"] - row["mean"])
+    alone = spread.loc[("accuracy", "pretrained", "")]
+    assert alone["seeds"] == 1 and alone[["sd", "low", "high"]].isna().all()
+
+
+def test_seeds_are_pooled_where_accuracies_are():
+    rows = [("ties", 0, "a", "test", 5, 10), ("ties", 1, "a", "test", 8, 10), ("finetuned", 0, "a", "test", 9, 10)]
+    accuracy = pd.DataFrame(rows, columns=["model", "seed", "task", "split", "correct", "n"])
+    pooled = statistics.accuracy_by_task(accuracy).set_index("model").loc["ties"]
+    assert (pooled["correct"], pooled["n"], pooled["accuracy"]) == (13, 20, 0.65)
+    assert statistics.accuracy_by_model(accuracy).set_index("model").loc["ties", "accuracy"] == pytest.approx(0.65)
 
 
 def test_accuracy_by_task_and_model():

@@ -339,6 +339,7 @@ def described(table: pandas.DataFrame, accuracy: pandas.DataFrame, names: Names)
         StudyError: a model without a clean accuracy.
     """
     clean = accuracy[accuracy["split"] == "test"].astype({"model": str, "task": str})
+    clean = clean.groupby(["model", "task"])[["correct", "n"]].sum().reset_index()  # seeds are pooled
     rate = dict(zip(zip(clean["model"], clean["task"], strict=True), clean["correct"] / clean["n"], strict=True))
     mean = clean.assign(_rate=clean["correct"] / clean["n"]).groupby("model")["_rate"].mean().to_dict()
     bases, architectures, ingredients = (dict(d or {}) for d in (names.bases, names.architectures, names.ingredients))

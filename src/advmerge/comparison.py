@@ -105,9 +105,10 @@ def pairs(
     """Every pair of targets under every surrogate: by attack and budget, and over all attacks together.
 
     By attack and budget an image counts once: McNemar's exact test over images. Over all attacks (``attack`` is
-    :data:`ALL`, the controls left out) an image has many rows: its two shares of fooling rows are compared by
-    Wilcoxon's signed-rank test over images, and the intervals are of a bootstrap over images within tasks. Holm's
-    adjustment is over the pairs of one surrogate, attack and budget.
+    :data:`ALL`, the controls left out), and wherever a study has several seeds, an image has many rows: its two shares
+    of fooling rows are compared by Wilcoxon's signed-rank test over images, and the intervals are of a bootstrap over
+    images within tasks. Two targets are compared within a seed. Holm's adjustment is over the pairs of one surrogate,
+    attack and budget.
 
     It has these columns, besides surrogate, attack, eps, control, a, b.
 
@@ -153,14 +154,38 @@ def _pairs_of_surrogate(
         ).ngroup().to_numpy()
 
     units, unit = numbered(["task", "image"])
-    names, setting = numbered(SETTING)
+    within, column = numbered([*SETTING, "seed"])
+    firsts = np.flatnonzero(~within.duplicated(SETTING).to_numpy())  # a setting's seeds are in a run
+    names = within.loc[firsts, SETTING].reset_index(drop=True)
+    once = len(firsts) == len(within)
     targets, target = numbered(["target"])
-    # [images, settings, targets]: 1 fooled, 0 not, -1 no such row or not in the denominator
-    state = np.full((len(units), len(names), len(targets)), -1, dtype=np.int8)
+    # [images, settings and seeds, targets]: 1 fooled, 0 not, -1 no such row or not in the denominator
+    state = np.full((len(units), len(within), len(targets)), -1, dtype=np.int8)
     fooled = (rows["target_adversarial"] != rows["label"]).to_numpy().astype(np.int8)
-    state[unit, setting, target] = np.where(statistics.both_right(rows), fooled, -1)
+    state[unit, column, target] = np.where(statistics.both_right(rows), fooled, -1)
     control = names["attack"].isin(list(controls)).to_numpy()
     starts = np.flatnonzero(~units["task"].duplicated().to_numpy())  # units are in the order of their tasks
+
+    def over_images(counts: numpy.ndarray) -> dict[str, Any]:
+        """Of [4, images] rows in both, that fool a alone, b alone, both: an image's rows are one observation."""
+        total, seen = counts.sum(axis=1), counts[0] > 0
+        excess = (counts[1] - counts[2])[seen] / counts[0][seen]
+        of_tasks = np.add.reduceat(counts, starts, axis=1)
+        signs = int((of_tasks[1] > of_tasks[2]).sum()), int((of_tasks[1] < of_tasks[2]).sum())
+        return {
+            "n": int(total[0]),
+            "images": int(seen.sum()),
+            "only_a": int(total[1]),
+            "only_b": int(total[2]),
+            "asr_a": (total[1] + total[3]) / total[0],
+            "asr_b": (total[2] + total[3]) / total[0],
+            "odds_ratio": (total[1] + 0.5) / (total[2] + 0.5),
+            "test": "Wilcoxon signed-rank, images",
+            "p": float(wilcoxon(excess).pvalue) if excess.any() else 1.0,
+            "tasks": int((of_tasks[0] > 0).sum()),
+            "tasks_a_higher": signs[0],
+            "p_tasks": float(binomtest(signs[0], sum(signs)).pvalue) if sum(signs) else 1.0,
+        }
 
     by_setting, pooled, unit_counts = [], [], []
     for k, m in combinations(range(len(targets)), 2):
@@ -168,48 +193,26 @@ def _pairs_of_surrogate(
         in_a, in_b = state[:, :, k], state[:, :, m]
         in_both = (in_a >= 0) & (in_b >= 0)
         flags = np.stack([in_both, in_both & (in_a > in_b), in_both & (in_a < in_b), in_both & (in_a + in_b == 2)])
-        per_task = np.add.reduceat(flags, starts, axis=1, dtype=int)  # [4, tasks, settings]
-        n, only_a, only_b, both = per_task.sum(axis=1)
-        by_setting.append(
-            names.assign(
-                **{"control": control, "a": a, "b": b, "n": n, "images": n, "only_a": only_a, "only_b": only_b},
-                asr_a=statistics.share(only_a + both, n),
-                asr_b=statistics.share(only_b + both, n),
-                tasks=(per_task[0] > 0).sum(axis=0),
-                tasks_a_higher=(per_task[1] > per_task[2]).sum(axis=0),
-                _tasks_b_higher=(per_task[1] < per_task[2]).sum(axis=0),
+        flags = np.add.reduceat(flags, firsts, axis=2, dtype=int)  # [4, images, settings], a setting's seeds added up
+        if once:
+            per_task = np.add.reduceat(flags, starts, axis=1)  # [4, tasks, settings]
+            n, only_a, only_b, both = per_task.sum(axis=1)
+            by_setting.append(
+                names.assign(
+                    **{"control": control, "a": a, "b": b, "n": n, "images": n, "only_a": only_a, "only_b": only_b},
+                    asr_a=statistics.share(only_a + both, n),
+                    asr_b=statistics.share(only_b + both, n),
+                    tasks=(per_task[0] > 0).sum(axis=0),
+                    tasks_a_higher=(per_task[1] > per_task[2]).sum(axis=0),
+                    _tasks_b_higher=(per_task[1] < per_task[2]).sum(axis=0),
+                )
             )
-        )
-        counts = flags[:, :, ~control].sum(axis=2)  # [4, images]
-        total = counts.sum(axis=1)
-        if not total[0]:
-            continue
-        seen = counts[0] > 0
-        excess = (counts[1] - counts[2])[seen] / counts[0][seen]
-        of_tasks = np.add.reduceat(counts, starts, axis=1)
-        signs = int((of_tasks[1] > of_tasks[2]).sum()), int((of_tasks[1] < of_tasks[2]).sum())
-        pooled.append(
-            {
-                "attack": ALL,
-                "eps": np.nan,
-                "control": False,
-                "a": a,
-                "b": b,
-                "n": int(total[0]),
-                "images": int(seen.sum()),
-                "only_a": int(total[1]),
-                "only_b": int(total[2]),
-                "asr_a": (total[1] + total[3]) / total[0],
-                "asr_b": (total[2] + total[3]) / total[0],
-                "odds_ratio": (total[1] + 0.5) / (total[2] + 0.5),
-                "test": "Wilcoxon signed-rank, images",
-                "p": float(wilcoxon(excess).pvalue) if excess.any() else 1.0,
-                "tasks": int((of_tasks[0] > 0).sum()),
-                "tasks_a_higher": signs[0],
-                "p_tasks": float(binomtest(signs[0], sum(signs)).pvalue) if sum(signs) else 1.0,
-            }
-        )
-        unit_counts.append(counts[:3])
+        settings = [] if once else zip(names.to_dict("records"), control, flags.transpose(2, 0, 1), strict=True)
+        everything = {"attack": ALL, "eps": np.nan}, False, flags[:, :, ~control].sum(axis=2)
+        for setting, is_control, counts in (*settings, everything):
+            if counts[0].any():
+                pooled.append({**setting, "control": is_control, "a": a, "b": b, **over_images(counts)})
+                unit_counts.append(counts[:3])
 
     found = []
     if by_setting:

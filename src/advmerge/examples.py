@@ -39,6 +39,7 @@ def example(task: str, data: str, adversarial: str, outcomes: pandas.DataFrame) 
     crafted = artifacts.metadata(adversarial)["slice"]
     rows = outcomes[
         (outcomes["task"] == task)
+        & (outcomes["seed"] == crafted["seed"])
         & (outcomes["surrogate"] == crafted["surrogate"])
         & (outcomes["attack"] == crafted["attack"])
         & (outcomes["eps"].isna() if crafted["eps"] is None else outcomes["eps"] == crafted["eps"])

@@ -176,7 +176,8 @@ def draw(
     attacks = ratios(statistics.without_controls(outcomes, order.controls))
     if name == "relative_transfer":
         noise = ratios(outcomes[outcomes["attack"].isin(list(order.controls))])
-        return relative_transfer(attacks, noise, order)
+        by_seed = statistics.seeds(statistics.without_controls(outcomes, order.controls), accuracy)
+        return relative_transfer(attacks, noise, order, by_seed[by_seed["denominator"] == statistics.PRIMARY])
     if name == "accuracy_transfer":
         return accuracy_transfer(attacks, statistics.accuracy_by_model(accuracy, confidence), order)
     if name == "critical_distance":
@@ -315,13 +316,17 @@ def _handle(label: str, **mark: Any) -> Any:
     return Line2D([], [], linestyle="none", markersize=4.5, label=label, **mark)
 
 
-def relative_transfer(ratio: pandas.DataFrame, noise: pandas.DataFrame, order: Order) -> Figure:
+def relative_transfer(
+    ratio: pandas.DataFrame, noise: pandas.DataFrame, order: Order, by_seed: pandas.DataFrame
+) -> Figure:
     """Relative transfer ASR by method (upper row), and the transfer ASR behind it with its controls (lower).
 
     ``ratio`` and ``noise`` are :func:`statistics.relative` by surrogate, eps, target, of the attacks and of
     random noise. Rows whose surrogate is their target are white-box controls. A column a budget; attacks
-    are pooled.
+    are pooled. ``by_seed`` is :func:`statistics.seeds`: of several seeds each has a small mark of its own.
     """
+    by_seed = by_seed if len(set(by_seed["seed"])) > 1 else by_seed.iloc[:0]
+    by_seed = by_seed.rename(columns={"model": "target"})
     white = ratio[ratio["surrogate"] == ratio["target"]]
     ratio = ratio[ratio["surrogate"] != ratio["target"]]
     with _style():
@@ -351,6 +356,11 @@ def relative_transfer(ratio: pandas.DataFrame, noise: pandas.DataFrame, order: O
                 _dots(upper, part["relative"], y, (part["low"], part["high"]), **marks[name])
                 ends = (part["transfer_low"], part["transfer_high"])
                 _dots(lower, part["transfer_asr"], y, ends, percent=True, **marks[name])
+                for ax, quantity, scale in ((upper, "relative", 1), (lower, "transfer_asr", 100)):
+                    each = by_seed[(by_seed["quantity"] == quantity) & (by_seed["surrogate"] == name)]
+                    each = each[_at(each["eps"], eps) & (each["target"] != name)]
+                    y = row_of(each) + offset[name]
+                    ax.plot(scale * each["value"], y, "|", color=marks[name]["color"], markersize=5, alpha=0.8)
                 quiet = noise[(noise["surrogate"] == name) & _at(noise["eps"], eps)]
                 y = row_of(quiet) + offset[name]
                 lower.plot(
@@ -387,6 +397,8 @@ def relative_transfer(ratio: pandas.DataFrame, noise: pandas.DataFrame, order: O
             upper.set_xlabel("relative transfer ASR")
             lower.set_xlabel("transfer ASR (%)")
         handles = [_handle(f"crafted on {order.label(name)}", **marks[name]) for name in surrogates]
+        if len(by_seed):
+            handles.append(_handle("each seed of fine-tuning", marker="|", color="0.4"))
         if len(noise):
             handles.append(_handle("noise of the same budget", marker="x", color="0.4", markeredgewidth=1))
         if len(white):

@@ -41,6 +41,8 @@ TABLES: dict[str, str] = {
     "relative_by_method.csv": "Relative transfer ASR by surrogate, budget, target; tasks, attacks pooled.",
     "accuracy.csv": "Clean accuracy by model and task, with Wilson intervals, and over the expert's.",
     "accuracy_by_model.csv": "Clean accuracy by model, averaged over tasks.",
+    "seeds.csv": "Accuracy, transfer ASR and relative transfer ASR by model and seed of fine-tuning.",
+    "seeds_spread.csv": "Their mean and spread over the seeds, with Student's interval.",
 }
 """The CSV tables of a study: file name -> what it holds. :func:`tables` computes them all."""
 
@@ -369,6 +371,7 @@ def accuracy_by_task(accuracy: pandas.DataFrame, confidence: float = 0.95) -> pa
     """The accuracy table with Wilson intervals ``low``, ``high`` and ``normalised``, accuracy over the
     expert's.
 
+    Seeds are pooled: the interval takes their answers as independent, see :func:`spread` for how far they differ.
     ``normalised`` is NaN where the task has no expert or one that is never right; it may exceed 1.
 
     Raises:
@@ -376,7 +379,7 @@ def accuracy_by_task(accuracy: pandas.DataFrame, confidence: float = 0.95) -> pa
     """
     _require(accuracy, ["model", "task", "split", "correct", "n"], "accuracy")
     keys = ["model", "task", "split"]
-    table = _plain_keys(accuracy[[*keys, "correct", "n"]], keys)
+    table = _plain_keys(accuracy.groupby(keys, observed=True)[["correct", "n"]].sum().reset_index(), keys)
     low, high = wilson(table["correct"], table["n"], confidence)
     table = table.assign(accuracy=share(table["correct"], table["n"]), low=low, high=high)
     expert = table.loc[table["model"] == EXPERT, ["task", "split", "accuracy"]]
@@ -407,6 +410,50 @@ def accuracy_by_model(accuracy: pandas.DataFrame, confidence: float = 0.95) -> p
         high=means["accuracy"] + np.sqrt(groups["_above"].sum()) / tasks,
     )
     return means.reset_index()[["model", "split", "tasks", "accuracy", "low", "high", "normalised"]]
+
+
+def seeds(outcomes: pandas.DataFrame, accuracy: pandas.DataFrame) -> pandas.DataFrame:
+    """What each seed of fine-tuning gives: tasks and attacks pooled, one row a quantity, model and seed.
+
+    Columns:
+        quantity: ``accuracy`` (mean over tasks, on the test split), ``transfer_asr`` or ``relative``.
+        model: the model, or the target.
+        surrogate, eps, denominator: of the transfer; empty for accuracy.
+        seed, value.
+    """
+    import pandas as pd
+
+    keys = ["surrogate", "eps", "denominator"]
+    clean = accuracy[accuracy["split"] == "test"]
+    clean = clean.assign(value=share(clean["correct"], clean["n"]))
+    found = [clean.groupby(["model", "seed"], observed=True)["value"].mean().reset_index().assign(quantity="accuracy")]
+    for denominator in DENOMINATORS:
+        counted = tally(outcomes, [*METHOD, "seed"], denominator)
+        n, surrogate, target = counted.counts[0]
+        table = counted.keys.rename(columns={"target": "model"}).assign(denominator=denominator)
+        found.append(table.assign(quantity="transfer_asr", value=share(target, n)))
+        found.append(table.assign(quantity="relative", value=share(target, surrogate)))
+    table = pd.concat(found, ignore_index=True).astype({"model": str})
+    table[["surrogate", "denominator"]] = table[["surrogate", "denominator"]].fillna("")
+    order = ["quantity", "model", *keys, "seed"]
+    return table.sort_values(order, ignore_index=True)[[*order, "value"]]
+
+
+def spread(by_seed: pandas.DataFrame, confidence: float = 0.95) -> pandas.DataFrame:
+    """Mean, standard deviation and Student's interval of the mean over the seeds of :func:`seeds`.
+
+    The interval speaks of other seeds of fine-tuning on the same images, the bootstrap's of other images under the same
+    seeds. With one seed there is no spread to see: ``sd``, ``low`` and ``high`` are NaN.
+    """
+    import numpy as np
+    from scipy.stats import t
+
+    keys = ["quantity", "model", "surrogate", "eps", "denominator"]
+    groups = by_seed.groupby(keys, dropna=False)["value"]
+    table = groups.agg(seeds="count", mean="mean", sd="std", least="min", most="max").reset_index()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = t.ppf((1 + confidence) / 2, table["seeds"] - 1) * table["sd"] / np.sqrt(table["seeds"])
+    return table.assign(low=table["mean"] - half, high=table["mean"] + half)
 
 
 def without_controls(outcomes: pandas.DataFrame, controls: Sequence[str]) -> pandas.DataFrame:
@@ -462,6 +509,7 @@ def tables(
         return pd.concat([compute(denominator) for denominator in DENOMINATORS], ignore_index=True)
 
     attacks = without_controls(outcomes, controls)
+    by_seed = seeds(attacks, accuracy)
     return {
         "rates_by_cell.csv": everywhere(lambda d: rates(outcomes, CELL, d, confidence)),
         "rates_by_target.csv": everywhere(lambda d: rates(outcomes, TARGET, d, confidence)),
@@ -471,4 +519,6 @@ def tables(
         "relative_by_method.csv": everywhere(lambda d: relative(attacks, METHOD, d, confidence, bootstrap, seed)),
         "accuracy.csv": accuracy_by_task(accuracy, confidence),
         "accuracy_by_model.csv": accuracy_by_model(accuracy, confidence),
+        "seeds.csv": by_seed,
+        "seeds_spread.csv": spread(by_seed, confidence),
     }

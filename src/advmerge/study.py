@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from advmerge.data import SPLITS
 from advmerge.errors import StudyError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+SEED = re.compile(r"seed(\d+)/")
 RESERVED = ("pretrained", "finetuned", "multitask")
 DENOMINATOR = 255
 
@@ -254,11 +255,19 @@ class Origin(NamedTuple):
     task: str
 
 
+class Replicate(NamedTuple):
+    """A seed of fine-tuning, and the name that a model goes by in each of them."""
+
+    seed: int
+    name: str
+
+
 class Study(Section):
     """A whole study; see params.yaml for every option and its unit."""
 
     study: str
     seed: Annotated[int, Field(ge=0)]
+    seeds: list[Annotated[int, Field(ge=0)]] = []
     data: Data
     tasks: Annotated[dict[str, Options], Field(min_length=1)]
     backbone: Backbone
@@ -305,6 +314,8 @@ class Study(Section):
                     raise ValueError(
                         f"merging.{name}.base: unknown '{entry['base']}'; choose one of: {', '.join(plain)}"
                     )
+        if self.seeds and (self.seed not in self.seeds or len(set(self.seeds)) < len(self.seeds)):
+            raise ValueError(f"seeds: expected distinct numbers, the study's seed, {self.seed}, among them")
         for name, surrogate in self.surrogates.items():
             self._check_surrogate(name, surrogate)
         for name, options in self.sets.items():
@@ -363,8 +374,8 @@ class Study(Section):
                 f"{where}: give one of 'backbone' (another architecture), 'members' (an ensemble) and 'task' (a bait); "
                 f"without any, choose one of: {', '.join(RESERVED)}"
             )
-        elif not NAME.fullmatch(name):
-            raise ValueError(f"{where}: names are lower-case letters, digits and '_', a letter first")
+        elif not NAME.fullmatch(name) or SEED.match(f"{name}/"):
+            raise ValueError(f"{where}: names are lower-case letters, digits and '_', a letter first; not seed<number>")
         elif name in (*self.tasks, *self.merging, "corpus"):
             raise ValueError(f"{where}: the name is taken by a task, a merged model or the workflow")
         useless = {"fuse": "members", "in_merge": "task"}
@@ -394,7 +405,7 @@ class Study(Section):
         if entry.backbone and checkpoint and entry.backbone.timm != checkpoint.timm:
             said = f"'{entry.backbone.pretrained}' holds weights of {checkpoint.timm}"
             raise ValueError(f"{where}.backbone.timm: {said}, not of '{entry.backbone.timm}'")
-        self.members(name)
+        self._members(name)
 
     # ── axes ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -423,6 +434,7 @@ class Study(Section):
 
     def ingredients(self, merged: str) -> list[str]:
         """Whose experts a merged model is made of: every task's, and the baits that found their way in."""
+        merged = self.replicate(merged).name
         base = self.merging[merged].get("base", merged)
         held = {name: self.surrogates[name].in_merge for name in self.baits}
         return [*self.tasks, *(name for name, where in held.items() if where is True or (where and base in where))]
@@ -434,15 +446,34 @@ class Study(Section):
 
     @property
     def experts(self) -> list[str]:
-        """Every fine-tuned encoder, named like its head."""
-        trained = [name for name in self.others if self.surrogates[name].finetune is not None]
-        return [*self.sets, *(f"{name}/{task}" for name in trained for task in self.tasks)]
+        """Every fine-tuned encoder, named like its head; in every seed."""
+        return self.every([*self.sets, *(f"{name}/{task}" for name in self._trained for task in self.tasks)])
 
-    @staticmethod
-    def origin(name: str) -> Origin:
+    @property
+    def _trained(self) -> list[str]:
+        """The other architectures that are fine-tuned on each task."""
+        return [name for name in self.others if self.surrogates[name].finetune is not None]
+
+    def origin(self, name: str) -> Origin:
         """Where one of :attr:`heads` or :attr:`experts` comes from."""
-        other, _, task = name.rpartition("/")
+        other, _, task = self.replicate(name).name.rpartition("/")
         return Origin(other or "pretrained", task)
+
+    def replicate(self, name: str) -> Replicate:
+        """Which seed's a model is, and what it is called in each: ``seed1/ties`` is the model ``ties`` of seed 1."""
+        found = SEED.match(name)
+        return Replicate(int(found[1]), name[found.end() :]) if found else Replicate(self.seed, name)
+
+    def in_seed(self, name: str, seed: int) -> str:
+        """What a model is called in a seed: its name in the study's own, and in any if no training is behind it."""
+        fixed = {"pretrained", *self.others} - {*self._trained}
+        alike = seed == self.seed or fixed.issuperset(self._members(name))
+        return name if alike else f"seed{seed}/{name}"
+
+    def every(self, names: Iterable[str]) -> list[str]:
+        """The models of all seeds that go by these names, each once."""
+        names = list(names)
+        return list(dict.fromkeys(self.in_seed(name, seed) for seed in self.seeds or [self.seed] for name in names))
 
     @property
     def encoders(self) -> list[str]:
@@ -451,20 +482,24 @@ class Study(Section):
 
     @property
     def models(self) -> list[str]:
-        """Every model that is asked about the clean images."""
-        return list(dict.fromkeys(["pretrained", "finetuned", *self.surrogates, *self.targets]))
+        """Every model that is asked about the clean images, in every seed."""
+        return self.every(["pretrained", "finetuned", *self.surrogates, *self.targets])
 
     def recipe(self, name: str) -> Finetune:
         """How a task's expert, or a surrogate that is fine-tuned, is trained."""
         entry = self.surrogates.get(name)
         return Finetune.model_validate({**self.finetune.model_dump(), **((entry and entry.finetune) or {})})
 
-    def members(self, name: str, within: tuple[str, ...] = ()) -> list[str]:
+    def members(self, name: str) -> list[str]:
         """The models that a name stands for: those of an ensemble, each once, or the one itself.
 
         Raises:
             ValueError: an ensemble that names what is no surrogate, or contains itself.
         """
+        seed, base = self.replicate(name)
+        return [self.in_seed(member, seed) for member in self._members(base)]
+
+    def _members(self, name: str, within: tuple[str, ...] = ()) -> list[str]:
         entry = self.surrogates.get(name)
         if entry is None or entry.members is None:
             return [name]
@@ -475,7 +510,7 @@ class Study(Section):
             if member not in (choices := dict.fromkeys([*RESERVED, *self.surrogates])):
                 named = ", ".join(choice for choice in choices if choice != name)
                 raise ValueError(f"surrogates.{name}.members: unknown '{member}'; choose some of: {named}")
-            found += self.members(member, (*within, name))
+            found += self._members(member, (*within, name))
         return list(dict.fromkeys(found))
 
     def merged_into(self, target: str) -> list[str]:
@@ -483,11 +518,11 @@ class Study(Section):
         if target not in self.merging:
             return []
         held = {"finetuned", *self.ingredients(target)}
-        return [name for name in self.surrogates if held.intersection(self.members(name))]
+        return [name for name in self.surrogates if held.intersection(self._members(name))]
 
     def architecture(self, name: str) -> str:
         """A model's architecture beside the study's: ``same``, ``other``, or ``mixed`` of an ensemble of both."""
-        kinds = {"other" if member in self.others else "same" for member in self.members(name)}
+        kinds = {"other" if member in self.others else "same" for member in self._members(name)}
         return kinds.pop() if len(kinds) == 1 else "mixed"
 
     def _attacked_by(self, surrogate: str, cell: str) -> bool:
@@ -563,7 +598,8 @@ class Study(Section):
 
     def surrogates_of(self, target: str, cell: str) -> list[str]:
         """Whose examples of an attack a target faces: every surrogate's, and its own where that is a control."""
-        held = [name for name in self.surrogates if self._attacked_by(name, cell)]
+        seed = self.replicate(target).seed
+        held = [self.in_seed(name, seed) for name in self.surrogates if self._attacked_by(name, cell)]
         return [*held, *([target] if cell in self.white_box_cells() and target not in held else [])]
 
     # ── paths ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -580,13 +616,12 @@ class Study(Section):
 
     def model(self, name: str, task: str) -> str:
         """Path of the model that goes by a name, for a task; no ensemble."""
-        if name == "finetuned":
-            return self.expert(task)
-        if name in self.baits:
-            return self.expert(name)
-        if f"{name}/{task}" in self.experts:
-            return self.expert(f"{name}/{task}")
-        folder = "merged" if name in self.merging else "models"
+        seed, base = self.replicate(name)
+        if base == "finetuned":
+            return self.expert(self.in_seed(task, seed))
+        if base in self.baits or base in self._trained:
+            return self.expert(name if base in self.baits else f"{name}/{task}")
+        folder = "merged" if base in self.merging else "models"
         return f"{self.results}/{folder}/{name}.safetensors"
 
     def expert(self, name: str) -> str:
@@ -595,7 +630,8 @@ class Study(Section):
 
     def head_of(self, name: str, task: str) -> str:
         """Path of the head with which a model answers for a task: its architecture's."""
-        own = f"{name}/" if name in self.others else ""
+        base = self.replicate(name).name
+        own = f"{base}/" if base in self.others else ""
         return f"{self.results}/heads/{own}{task}.safetensors"
 
     # ── slices: what an artifact depends on ─────────────────────────────────────────────────────────────────
@@ -636,17 +672,19 @@ class Study(Section):
         """What one of the :attr:`experts` depends on."""
         encoder, task = self.origin(expert)
         recipe = self.recipe(encoder if encoder in self.others else task)
-        return {"seed": self.seed, "task": task, "recipe": recipe.model_dump()}
+        return {"seed": self.replicate(expert).seed, "task": task, "recipe": recipe.model_dump()}
 
-    def multitask_slice(self) -> dict[str, Any]:
+    def multitask_slice(self, name: str = "multitask") -> dict[str, Any]:
         """What the jointly trained model depends on."""
-        return {"seed": self.seed, "tasks": list(self.tasks), "recipe": self.multitask.model_dump()}
+        seed = self.replicate(name).seed
+        return {"seed": seed, "tasks": list(self.tasks), "recipe": self.multitask.model_dump()}
 
     def merge_slice(self, name: str) -> dict[str, Any]:
         """What a merged model without surgery depends on."""
+        seed, name = self.replicate(name)
         options = {key: value for key, value in self.merging[name].items() if key != "method"}
         return {
-            "seed": self.seed,
+            "seed": seed,
             "name": name,
             "ingredients": self.ingredients(name),
             "method": self.merging[name]["method"],
@@ -655,7 +693,8 @@ class Study(Section):
 
     def surgery_slice(self, name: str) -> dict[str, Any]:
         """What a merged model with surgery depends on, beside its base."""
-        return {"seed": self.seed, "name": name, "options": self.merging[name]["surgery"]}
+        seed, name = self.replicate(name)
+        return {"seed": seed, "name": name, "options": self.merging[name]["surgery"]}
 
     def attack_slice(self, task: str, surrogate: str, cell: str) -> dict[str, Any]:
         """What one set of adversarial examples depends on."""
@@ -674,14 +713,16 @@ class Study(Section):
 
     def _answering(self, name: str) -> dict[str, Any]:
         """The models that answer as one under a name, and how they are fused."""
-        fuse = self.surrogates[name].fuse if name in self.surrogates else "logits"
-        return {"members": self.members(name), "fuse": fuse}
+        entry = self.surrogates.get(self.replicate(name).name)
+        return {"members": self.members(name), "fuse": entry.fuse if entry else "logits"}
 
     def evaluate_slice(self, target: str, cell: str) -> dict[str, Any]:
         """What the outcomes of one (target, attack) depend on."""
         chosen = self.cells()[cell]
+        seed, target = self.replicate(target)
         return {
             "target": target,
+            "seed": seed,
             "in_merge": self.merged_into(target),
             "attack": chosen.attack,
             "eps": chosen.eps,
@@ -804,7 +845,7 @@ class Study(Section):
         """(task, surrogate, cell) of every set of adversarial examples, each once."""
         for task in self.tasks:
             for cell in self.cells():
-                faced = [name for target in self.targets for name in self.surrogates_of(target, cell)]
+                faced = [name for target in self.every(self.targets) for name in self.surrogates_of(target, cell)]
                 for surrogate in dict.fromkeys(faced):
                     yield task, surrogate, cell
 
@@ -823,16 +864,18 @@ class Study(Section):
             unpacked = name in self.others and self.others[name].pretrained != "recipe"
             made = ("unpack", self.unpack_slice(name)) if unpacked else ("pretrain", self.pretrain_slice(name))
             found[f"{at}/models/{name}.safetensors"] = made
-        found[f"{at}/models/multitask.safetensors"] = ("multitask", self.multitask_slice())
-        for name, entry in self.merging.items():
-            made = ("surgery", self.surgery_slice(name)) if "base" in entry else ("merge", self.merge_slice(name))
-            found[f"{at}/merged/{name}.safetensors"] = made
+        for name in self.every(["multitask"]):
+            found[self.model(name, "")] = ("multitask", self.multitask_slice(name))
+        for name in self.every(self.merging):
+            repaired = "base" in self.merging[self.replicate(name).name]
+            made = ("surgery", self.surgery_slice(name)) if repaired else ("merge", self.merge_slice(name))
+            found[self.model(name, "")] = made
         for task, surrogate, cell in self.surrogate_cells():
             path = f"{at}/adversarial/{task}/{surrogate}/{cell}.safetensors"
             found[path] = ("attack", self.attack_slice(task, surrogate, cell))
         for model in self.models:
             found[f"{at}/clean/{model}.parquet"] = ("predict", self.predict_slice(model))
-        for target in self.targets:
+        for target in self.every(self.targets):
             for cell in self.cells():
                 found[f"{at}/outcomes/{target}/{cell}.parquet"] = ("evaluate", self.evaluate_slice(target, cell))
         for target in self.explained_targets:

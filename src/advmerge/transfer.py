@@ -51,7 +51,7 @@ def outcome_rows(
 
     Args:
         names: the constant columns: task, surrogate, in_merge (is the surrogate one of the models merged into the
-            target), attack, eps, target.
+            target), attack, eps, target, seed (of the target's fine-tuning).
         crafted: tensors of the adversarial artifact: ``index, label, clean_prediction, clean_margin, prediction,
             margin`` (of the surrogate) and ``l2, linf, changed``, each [n].
         clean: the target's clean answers on this task's attacked images, indexed by image: ``prediction, margin``.
@@ -70,6 +70,7 @@ def outcome_rows(
             "attack": names["attack"],
             "eps": pd.Series(names["eps"], index=range(len(index)), dtype="float64"),
             "target": names["target"],
+            "seed": pd.Series(names["seed"], index=range(len(index)), dtype="int32"),
             "label": crafted["label"].numpy().astype("int16"),
             "surrogate_clean": crafted["clean_prediction"].numpy().astype("int16"),
             "surrogate_adversarial": crafted["prediction"].numpy().astype("int16"),

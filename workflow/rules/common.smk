@@ -36,7 +36,7 @@ HEAD = f"{RESULTS}/heads/{{head}}.safetensors"
 ENCODER = f"{RESULTS}/models/{{encoder}}.safetensors"
 PRETRAINED = ENCODER.format(encoder="pretrained")
 EXPERT = f"{RESULTS}/models/finetuned/{{expert}}.safetensors"
-MULTITASK = f"{RESULTS}/models/multitask.safetensors"
+MULTITASK = f"{RESULTS}/models/{{multitask}}.safetensors"
 MERGED = f"{RESULTS}/merged/{{merged}}.safetensors"
 ADVERSARIAL = f"{RESULTS}/adversarial/{{task}}/{{surrogate}}/{{attack}}.safetensors"
 CLEAN = f"{RESULTS}/clean/{{model}}.parquet"
@@ -46,8 +46,10 @@ DOSE = f"{RESULTS}/explanations/dose/{{merged}}.parquet"
 WEIGHT_PATH = f"{RESULTS}/explanations/path.parquet"
 WEIGHT_PLANE = f"{RESULTS}/explanations/plane.parquet"
 
-PLAIN = [name for name, entry in study.merging.items() if "method" in entry]
-WITH_SURGERY = [name for name, entry in study.merging.items() if "base" in entry]
+# Models of the study's other seeds are called seed1/ties, seed1/finetuned, …: see Study.replicate.
+PLAIN = study.every(name for name, entry in study.merging.items() if "method" in entry)
+WITH_SURGERY = study.every(name for name, entry in study.merging.items() if "base" in entry)
+TARGETS = study.every(study.targets)
 UNPACKED = [name for name, other in study.others.items() if other.pretrained != "recipe"]
 TRAINED = [name for name in study.encoders if name not in UNPACKED]
 
@@ -56,10 +58,11 @@ wildcard_constraints:
     task="|".join(study.sets),
     head="|".join(study.heads),
     expert="|".join(study.experts),
-    surrogate="|".join(dict.fromkeys([*study.surrogates, *study.targets])),
+    multitask="|".join(study.every(["multitask"])),
+    surrogate="|".join(study.every([*study.surrogates, *study.targets])),
     attack="|".join(study.cells()),
     model="|".join(study.models),
-    target="|".join(study.targets),
+    target="|".join(TARGETS),
     figure="|".join(study.drawn),
 
 
@@ -71,6 +74,11 @@ ENVIRONMENT = "../../envs/environment.yaml"
 def each_task(pattern, names=study.tasks):
     """The path of every task, whatever the pattern calls it."""
     return [pattern.format(task=name, head=name, expert=name) for name in names]
+
+
+def experts(name, tasks):
+    """The experts of a merged model's seed."""
+    return each_task(EXPERT, [study.in_seed(task, study.replicate(name).seed) for task in tasks])
 
 
 def named(option, paths, names=study.tasks):
@@ -136,7 +144,7 @@ def expert_data(wildcards):
 
 
 def expert_head(wildcards):
-    return HEAD.format(head=wildcards.expert)
+    return HEAD.format(head=study.replicate(wildcards.expert).name)
 
 
 def expert_task(wildcards):
@@ -147,11 +155,15 @@ def finetune_config(wildcards):
     return canonical(study.finetune_slice(wildcards.expert))
 
 
+def multitask_config(wildcards):
+    return canonical(study.multitask_slice(wildcards.multitask))
+
+
 # ── merge ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def merge_code(wildcards):
-    return code("merge", merging.module_of(study.merging[wildcards.merged]["method"]))
+    return code("merge", merging.module_of(study.merging[study.replicate(wildcards.merged).name]["method"]))
 
 
 def ingredients_of(wildcards):
@@ -160,7 +172,7 @@ def ingredients_of(wildcards):
 
 
 def merge_experts(wildcards):
-    return each_task(EXPERT, ingredients_of(wildcards))
+    return experts(wildcards.merged, ingredients_of(wildcards))
 
 
 def merge_heads(wildcards):
@@ -182,7 +194,16 @@ def merge_config(wildcards):
 
 
 def surgery_base(wildcards):
-    return MERGED.format(merged=study.merging[wildcards.merged]["base"])
+    seed, name = study.replicate(wildcards.merged)
+    return MERGED.format(merged=study.in_seed(study.merging[name]["base"], seed))
+
+
+def surgery_experts(wildcards):
+    return experts(wildcards.merged, study.tasks)
+
+
+def surgery_experts_argument(wildcards):
+    return named("finetuned", surgery_experts(wildcards))
 
 
 def surgery_config(wildcards):
@@ -250,7 +271,9 @@ def clean_of_target(wildcards):
 def adversarial_sets(wildcards):
     """task/surrogate → the examples of this attack that the target faces, its own white-box ones among them."""
     return {
-        f"{task}/{surrogate}": ADVERSARIAL.format(task=task, surrogate=surrogate, attack=wildcards.attack)
+        f"{task}/{study.replicate(surrogate).name}": ADVERSARIAL.format(
+            task=task, surrogate=surrogate, attack=wildcards.attack
+        )
         for task in study.tasks
         for surrogate in study.surrogates_of(wildcards.target, wildcards.attack)
     }
@@ -269,8 +292,8 @@ def evaluate_config(wildcards):
     return canonical(study.evaluate_slice(wildcards.target, wildcards.attack))
 
 
-CELLS = {f"{t}/{c}": OUTCOMES.format(target=t, attack=c) for t in study.targets for c in study.cells()}
-ALL_CLEAN = {model: CLEAN.format(model=model) for model in study.models}
+CELLS = {f"{t}/{c}": OUTCOMES.format(target=t, attack=c) for t in TARGETS for c in study.cells()}
+ALL_CLEAN = {"{1}/{0}".format(*study.replicate(model)): CLEAN.format(model=model) for model in study.models}
 
 
 # ── report ──────────────────────────────────────────────────────────────────────────────────────────────

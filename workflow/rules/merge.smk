@@ -32,7 +32,7 @@ rule surgery:
     input:
         code=code("surgery"),
         base=surgery_base,
-        finetuned=each_task(EXPERT),
+        finetuned=surgery_experts,
         data=each_task(DATA),
     output:
         MERGED,
@@ -47,7 +47,7 @@ rule surgery:
         gpu=1,
     params:
         config=surgery_config,
-        finetuned=named("finetuned", each_task(EXPERT)),
+        finetuned=surgery_experts_argument,
         data=named("data", each_task(DATA)),
     shell:
         "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
@@ -57,4 +57,4 @@ rule surgery:
 
 rule all_merged:
     input:
-        [MERGED.format(merged=name) for name in study.merging],
+        expand(MERGED, merged=study.every(study.merging)),

@@ -101,14 +101,14 @@ rule multitask:
     output:
         MULTITASK,
     log:
-        f"{LOGS}/models/multitask.log",
+        f"{LOGS}/models/{{multitask}}.log",
     priority: 85
     conda:
         ENVIRONMENT
     resources:
         gpu=1,
     params:
-        config=canonical(study.multitask_slice()),
+        config=multitask_config,
         data=named("data", each_task(DATA)),
         heads=named("head", each_task(HEAD)),
     shell:
@@ -120,6 +120,6 @@ rule multitask:
 rule all_models:
     input:
         expand(ENCODER, encoder=study.encoders),
-        MULTITASK,
+        expand(MULTITASK, multitask=study.every(["multitask"])),
         each_task(HEAD, study.heads),
         each_task(EXPERT, study.experts),

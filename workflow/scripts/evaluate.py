@@ -24,7 +24,7 @@ def main() -> None:
             "task": task,
             "surrogate": surrogate,
             "in_merge": surrogate in config["in_merge"],
-            **{name: config[name] for name in ("attack", "eps", "target")},
+            **{name: config[name] for name in ("attack", "eps", "target", "seed")},
         }
         own = clean[clean["task"] == task]
         parts.append(outcome_rows(names, crafted, own, said))

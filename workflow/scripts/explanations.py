@@ -18,9 +18,10 @@ def main() -> None:
         found[name.split("/")[0]].append(artifacts.load_table(path))
     found["dose"] = found["dose"] or [found["path"][0].iloc[:0].assign(target="", dose=0.0)]
     parts = {name: pd.concat(tables, ignore_index=True) for name, tables in found.items()}
+    outcomes = artifacts.load_table(args["outcomes"])
     computed = associations.tables(
         parts,
-        artifacts.load_table(args["outcomes"]),
+        outcomes[outcomes["seed"] == config["seed"]],  # the study's own seed is the one that is explained
         config["attack"],
         config["eps"],
         confidence=config["statistics"]["confidence"],
