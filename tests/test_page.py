@@ -388,6 +388,11 @@ def test_models_say_how_they_were_made(html: str, tables: Any) -> None:
     trained = page.training(models(), tables, order)
     assert [row["name"] for row in trained] == ["pretrained", *(f"finetuned: {t}" for t in TASKS[:3]), "multitask"]
     assert {(row["steps"], row["batch"], row["lr"], row["loss"]) for row in trained} == {(123, 16, "0.002", "0.123")}
+    foreign = {"finetuned/net/letters": models()["pretrained"], "finetuned/bait": models()["pretrained"]}
+    assert [(row["name"], row["accuracy"]) for row in page.training(foreign, tables, order)] == [
+        ("net: letters", "–"),
+        ("finetuned: bait", "–"),
+    ]
     accuracy = tables["accuracy.csv"].query("model == 'finetuned' and split == 'test'").set_index("task")["accuracy"]
     assert trained[1]["accuracy"] == f"{100 * accuracy[TASKS[0]]:.1f}\u00a0%"
     made = {row["name"]: row for row in page.merging(models(), MERGED, tables, order)}

@@ -783,14 +783,17 @@ class Study(Section):
 
     def page_slice(self) -> dict[str, Any]:
         """What the page depends on, beside what it shows: it shows the whole study, too."""
-        content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        content = yaml.safe_dump(
+            self.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True, width=120
+        )
         return {**self.report_slice(), "name": self.study, "merged": list(self.merging), "study": content}
 
     def page_models(self) -> dict[str, str]:
-        """Whose making the page tells of: name, for an expert ``finetuned/<task>``, → path."""
-        experts = {f"finetuned/{task}": self.model("finetuned", task) for task in self.tasks}
-        names = ("multitask", *self.merging)
-        return {"pretrained": self.model("pretrained", ""), **experts, **{name: self.model(name, "") for name in names}}
+        """Whose making the page tells of: name, for an expert ``finetuned/<its name>``, → path."""
+        experts = {f"finetuned/{name}": self.expert(name) for name in self.experts}
+        made = ("multitask", *self.merging)
+        encoders = {name: f"{self.results}/models/{name}.safetensors" for name in self.encoders}
+        return {**encoders, **experts, **{name: self.model(name, "") for name in made}}
 
     def claims_slice(self) -> dict[str, Any]:
         """What the verdicts on claims depend on, beside the outcomes and the claims: ``names`` for claims.Names."""

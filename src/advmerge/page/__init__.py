@@ -422,26 +422,27 @@ def training(models: Mapping[str, Mapping[str, Any]], tables: Mapping[str, panda
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A row a trained model, from its metadata: steps, batch, rate, what it ended at, and its clean test accuracy.
 
-    An expert's accuracy is that on its own task; the others' are averaged over tasks.
+    An expert's accuracy is that on its own task, none for a bait's; the others' are averaged over tasks.
     """
     by_task = tables["accuracy.csv"]
-    by_task = by_task[(by_task["split"] == "test") & (by_task["model"] == statistics.EXPERT)]
-    own = dict(zip(by_task["task"], by_task["accuracy"], strict=True))
+    by_task = by_task[by_task["split"] == "test"]
+    own = dict(zip(zip(by_task["model"], by_task["task"], strict=True), by_task["accuracy"], strict=True))
     overall = _accuracies(tables)
     rows = []
     for name, metadata in models.items():
         if "recipe" not in metadata["slice"]:
             continue
-        recipe, (kind, _, task) = metadata["slice"]["recipe"], name.partition("/")
+        recipe, (kind, _, expert) = metadata["slice"]["recipe"], name.partition("/")
+        other, _, task = expert.rpartition("/")
         mean = overall.get(name)
         rows.append(
             {
-                "name": f"{order.label(kind)}: {order.label(task)}" if task else order.label(name),
+                "name": f"{order.label(other or kind)}: {order.label(task)}" if task else order.label(name),
                 "steps": recipe["steps"],
                 "batch": recipe["batch"],
                 "lr": plain(recipe["lr"]),
                 "loss": plain(metadata["facts"].get("train_loss")),
-                "accuracy": percent(own.get(task) if task else mean and mean.accuracy),
+                "accuracy": percent(own.get((other or kind, task)) if task else mean and mean.accuracy),
             }
         )
     return rows
@@ -558,7 +559,7 @@ def render(
         tables: file name → table, as statistics.TABLES and comparison.TABLES name them.
         evaluated: the content of claims.json.
         examples: of the gallery.
-        models: name → metadata of its file; an expert's name is ``finetuned/<task>``.
+        models: name → metadata of its file, as ``Study.page_models()`` names them.
         config: ``Study.page_slice()``.
         gallery_title: what the examples are.
         inputs: path → SHA-256 of what the page was made from.
