@@ -170,7 +170,7 @@
       width: { step }, height: { step: narrow ? 32 : 28 },
       padding: { left: 1, right: 5, top: 1, bottom: 1 },
       encoding: {
-        x: { field: "column", type: "nominal", scale: { domain: columns, paddingInner: 0.04 }, axis: { orient: "top", title: null, domain: false, ticks: false, labelAngle: narrow ? -90 : -45, labelAlign: "left", labelBaseline: "middle", labelExpr: expression(Object.fromEntries(columns.map((c) => [c, label[c]]))) } },
+        x: { field: "column", type: "nominal", scale: { domain: columns, paddingInner: 0.04 }, axis: { orient: "top", title: null, domain: false, ticks: false, labelAngle: narrow ? -90 : -45, labelAlign: "left", ...(narrow ? { labelBaseline: "middle" } : {}), labelExpr: expression(Object.fromEntries(columns.map((c) => [c, label[c]]))) } },
         y: { field: "target", type: "nominal", scale: { domain: rows, paddingInner: 0.05 }, axis: { title: null, domain: false, ticks: false, labelExpr: expression(names), labelBaseline: baseline(names) } },
         tooltip: { field: "tooltip" },
       },
