@@ -123,8 +123,7 @@ def metadata(path: Path | str) -> dict[str, Any]:
     if Path(path).suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        found = _opened(path, lambda: pq.read_schema(path).metadata) or {}
-        return json.loads(found.get(KEY.encode(), b"{}"))
+        return _opened(path, lambda: json.loads((pq.read_schema(path).metadata or {}).get(KEY.encode(), b"{}")))
 
     from safetensors import safe_open
 

@@ -176,6 +176,29 @@ def build_encoder(backbone: Mapping[str, Any], where: str = "backbone") -> nn.Mo
         raise StudyError(f"{where}.options: timm refuses them for '{name}': {error}") from error
 
 
+def check_finite(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that hold a NaN or an infinity: every number they lead to would be one.
+
+    Raises:
+        StudyError: naming the file and the tensor.
+    """
+    for name, tensor in tensors.items():
+        # One such value makes the sum so, which is cheaper than a mask; a sum may also overflow, so look again.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            raise StudyError(f"{path}: the tensor '{name}' has values that are not finite")
+
+
+def misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """The first way in which tensors do not fit a module, as the end of a sentence; empty if they do."""
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in state:
+            return f"it lacks the tensor '{name}'"
+        if state[name].shape != tensor.shape:
+            return f"'{name}' has shape {list(state[name].shape)}, expected {list(tensor.shape)}"
+    return next((f"it has a tensor '{name}' too many" for name in state if name not in wanted), "")
+
+
 def pack_mask(mask: Tensor) -> Tensor:
     """A bool tensor as bits, uint8 [⌈n/8⌉]."""
     return torch.from_numpy(numpy.packbits(mask.numpy().reshape(-1)))
@@ -217,10 +240,11 @@ class Model:
 
     def __init__(self, path: Path | str) -> None:
         tensors, metadata = load_tensors(path)
-        if "backbone" not in metadata:
+        if not isinstance(backbone := metadata.get("backbone"), dict) or not {"timm", "mean", "std"} <= backbone.keys():
             raise StudyError(f"{path}: not an encoder of this workflow: its metadata lack 'backbone'")
+        check_finite(path, tensors)
         self.path = path
-        self.backbone: dict[str, Any] = metadata["backbone"]
+        self.backbone: dict[str, Any] = backbone
         self.tensors = tensors
         self.state = {name: t for name, t in tensors.items() if not name.startswith((SURGERY, PER_TASK))}
         scale = f"{PER_TASK}scale."
@@ -243,11 +267,15 @@ class Model:
         if self.per_task and task not in self.per_task:
             said = f"has no encoder for the task '{task}'" if task else "has an encoder a task: name the task"
             raise StudyError(f"{self.path}: {said}; it has: {', '.join(sorted(self.per_task))}")
-        encoder = build_encoder(self.backbone)
         try:
-            encoder.load_state_dict(state_of(self.tensors, task) if self.per_task and task else self.state)
-        except RuntimeError as error:
-            raise StudyError(f"{self.path}: does not fit {self.backbone['timm']}: {error}") from error
+            encoder = build_encoder(self.backbone)
+        except Exception as error:  # of a study's backbone this would have been said before; of a file, anything may be
+            said = " ".join(str(error).split())
+            raise StudyError(f"{self.path}: its metadata describe no model that timm can make ({said})") from error
+        state = state_of(self.tensors, task) if self.per_task and task else self.state
+        if found := misfit(encoder, state):
+            raise StudyError(f"{self.path}: does not fit {self.backbone['timm']}: {found}")
+        encoder.load_state_dict(state)
         return encoder.eval()
 
     def classifier(self, task: str, head: Head) -> Classifier:
@@ -260,6 +288,9 @@ class Model:
             if "blocks.0.down" in self.surgery[task]:
                 count = len(blocks_of(encoder))
                 operate_blocks(encoder, [self._module(task, f"blocks.{index}.") for index in range(count)])
+        if head.weight.shape[1] != encoder.num_features:
+            wide = f"{encoder.num_features} features, the head of '{task}' takes {head.weight.shape[1]}"
+            raise StudyError(f"{self.path}: gives {wide}")
         return Classifier(encoder, head, Normalise.of(self.backbone), module).eval().requires_grad_(False)
 
     def _module(self, task: str, where: str) -> Surgery:
@@ -280,6 +311,7 @@ def load_head(path: Path | str) -> Head:
     missing = {"weight", "bias", "mean", "std"} - set(tensors)
     if missing:
         raise StudyError(f"{path}: not a head: it lacks {', '.join(sorted(missing))}")
+    check_finite(path, tensors)
     return Head(tensors)
 
 

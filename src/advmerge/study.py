@@ -32,8 +32,10 @@ DENOMINATOR = 255
 def _number(value: Any) -> Any:
     """``"4/255"`` → 4/255; anything else unchanged."""
     if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*/\s*\d+\s*", value):
-        top, bottom = value.split("/")
-        return float(top) / float(bottom)
+        top, bottom = map(float, value.split("/"))
+        if not bottom:
+            raise ValueError(f"'{value}' divides by zero")
+        return top / bottom
     if isinstance(value, list):
         return [_number(item) for item in value]
     return value
@@ -50,7 +52,7 @@ SplitSizes = dict[Literal["train", "val", "adapt", "test", "attack"], Positive]
 class Section(BaseModel):
     """A section of the study file: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -309,7 +311,7 @@ class Study(Section):
             if "base" in entry:
                 if set(entry) != {"base", "surgery"}:
                     raise ValueError(f"merging.{name}: with 'base' come 'surgery' and no other key")
-                if "method" not in self.merging.get(entry["base"], {}):
+                if "method" not in self.merging.get(str(entry["base"]), {}):
                     plain = [other for other, options in self.merging.items() if "method" in options]
                     raise ValueError(
                         f"merging.{name}.base: unknown '{entry['base']}'; choose one of: {', '.join(plain)}"
@@ -955,8 +957,15 @@ def load(path: Path | str) -> Study:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise StudyError(f"{path}: not readable as YAML: {problem}") from None
+    except RecursionError:
+        raise StudyError(f"{path}: not readable as YAML: it is nested too deeply") from None
     if not isinstance(content, dict):
         raise StudyError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
+    try:
+        canonical(content)
+    except (TypeError, ValueError, RecursionError) as error:
+        kinds = "text, finite numbers, true, false, null, lists and mappings of these"
+        raise StudyError(f"{path}: holds something else than {kinds} ({error})") from None
     try:
         return Study.model_validate(content)
     except ValidationError as error:
