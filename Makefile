@@ -10,7 +10,7 @@ RUN := . $(VENV)/bin/activate &&
 SHELL := /bin/bash
 DOCS = $(RUN) sphinx-build -W --keep-going -q docs site
 
-.PHONY: study test check unit figures report docs env clean
+.PHONY: study test check unit figures report docs audit env clean
 
 study: env
 	$(RUN) snakemake --cores all --resources gpu=2
@@ -35,6 +35,12 @@ docs: env
 
 report: env
 	$(RUN) snakemake --report reports/report.html
+
+# Known vulnerabilities of the pinned versions; asks a service on the network. A version it does not know is a failure too.
+audit:
+	@tool=$$(mktemp -d) && trap 'rm -rf "$$tool"' EXIT && $(PYTHON) -m venv $$tool && \
+	$$tool/bin/python -m pip install --disable-pip-version-check -q pip-audit && \
+	$$tool/bin/pip-audit --strict --no-deps --disable-pip -r envs/constraints.txt
 
 # Content, not times, says whether the environment is the pinned one: a fresh clone may share another's.
 env:
