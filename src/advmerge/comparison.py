@@ -7,7 +7,7 @@ compared on the same images. The module imports nothing heavy, so that the Snake
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,6 @@ TABLES: dict[str, str] = {
 
 ALL = "(all)"
 """The attack of a row that pools every attack but the controls."""
-
-PRIOR = 5.0
-"""Standard deviation of the normal prior of the mixed model's fixed effects: it bounds what the data do not."""
 
 SETTING = ["attack", "eps"]
 
@@ -393,124 +390,79 @@ def design(rows: pandas.DataFrame, factors: Sequence[str], covariates: Sequence[
 
 
 FACTORS, COVARIATES = ("target", "surrogate", "attack"), ("doublings", "accuracy")
+TERMS = ["term", "level", "reference", "estimate", "se", "rows", "images"]
 
 
-def patterns(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, numpy.ndarray, numpy.ndarray]:
-    """The distinct rows of the predictors, with ``n`` and ``fooled`` counted; which is each row's; its image's number.
+def patterns(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame, numpy.ndarray, numpy.ndarray]:
+    """The rows that a logistic model can be fitted to, and the distinct rows of its predictors.
 
-    A few thousand patterns stand for all rows: both models have the same predictors in all rows of a pattern.
+    Levels that never, or always, fool have no finite effect and say nothing of the others': their rows are left out.
+
+    Returns:
+        The rows left; their patterns, a few thousand that stand for all of them, with ``n`` and ``fooled`` counted; which
+        pattern is each row's, and which image.
     """
-    keys = [*FACTORS, "task", *COVARIATES]
+    import numpy as np
+
+    factors = [*FACTORS, "task"]
+    keys = [*factors, *COVARIATES]
     pattern = rows.groupby(keys, observed=True).ngroup().to_numpy()
     found = rows.groupby(keys, observed=True)["fooled"].agg(n="size", fooled="sum").reset_index()
-    return found, pattern, rows.groupby(["task", "image"], observed=True).ngroup().to_numpy()
+    before = -1
+    while len(found) != before:
+        before = len(found)
+        for factor in factors:
+            totals = found.groupby(factor, observed=True)[["fooled", "n"]].transform("sum")
+            found = found[(totals["fooled"] > 0) & (totals["fooled"] < totals["n"])]
+    kept = np.isin(pattern, found.index)
+    rows, pattern = rows[kept], np.searchsorted(found.index, pattern[kept])
+    return rows, found, pattern, rows.groupby(["task", "image"], observed=True).ngroup().to_numpy()
 
 
 def mixed_model(rows: pandas.DataFrame) -> pandas.DataFrame:
-    """Logistic model with random intercepts of image and task, by Laplace's approximation, as lme4's glmer fits it.
+    """Logistic model with a random intercept an image, and tasks as fixed effects: gpboost, by Laplace's approximation.
 
-    The effects at given standard deviations are found by penalised least squares, iteratively reweighted, and the
-    deviations by maximising the likelihood that Laplace's approximation gives (Bates et al. 2015). Each image has one
-    intercept and a precision of its own, so that intercepts are eliminated one by one and only the fixed effects and
-    the tasks are left to solve for: all rows, in seconds. Fixed effects have a normal prior, see :data:`PRIOR`.
+    Tasks are fixed because a handful of them does not tell how far tasks are spread.
 
-    ``se`` is the larger of two at the solution: that of the joint precision, random effects included, and the sandwich
-    over images, which allows for images that are hard for one target.
+    ``se`` is the larger of two at the solution, both with the images' intercepts eliminated: that of the model, and the
+    sandwich over images, which allows for images that are hard for one target.
 
-    Columns: term, level, reference, estimate, se, rows, images. Terms ``sd of image`` and ``sd of task`` are on the
-    log-odds scale and without error.
+    Columns: term, level, reference, estimate, se, rows, images. The term ``sd of image`` is on the log-odds scale and
+    without error. Empty where no level both fools and does not.
     """
+    import gpboost
     import numpy as np
     import pandas as pd
-    from scipy.optimize import minimize
-
-    found, pattern, image = patterns(rows)
-    fixed = design(found, FACTORS, COVARIATES)
-    tasks = found["task"].to_numpy()[:, None] == np.sort(found["task"].unique())
-    count = fixed.shape[1]
-    fit = _laplace(np.hstack([fixed.to_numpy(), tasks]), count, rows["fooled"].to_numpy(), pattern, image)
-    best = minimize(
-        lambda log: -fit(np.exp(log))[0],
-        np.zeros(2),
-        method="Nelder-Mead",
-        bounds=[(-5, 3), (-5, 3)],
-        options={"xatol": 3e-3, "fatol": 1e-3},
-    )
-    spread = np.exp(best.x)
-    _, effects, precision, scores = fit(spread)
-    covariance = np.linalg.inv(precision)[:count]
-    robust = ((covariance @ scores.T) ** 2).sum(axis=1)
-    errors = np.sqrt(np.maximum(np.diag(covariance), robust))
-    table = _terms(fixed, rows).assign(estimate=effects[:count], se=errors)
-    spreads = table.iloc[[0, 0]].assign(term=["sd of image", "sd of task"], estimate=spread, se=np.nan)
-    return pd.concat([table, spreads], ignore_index=True)
-
-
-def _laplace(
-    predictors: numpy.ndarray, fixed: int, fooled: numpy.ndarray, pattern: numpy.ndarray, image: numpy.ndarray
-) -> Callable[[numpy.ndarray], tuple[float, numpy.ndarray, numpy.ndarray, numpy.ndarray]]:
-    """A function of the standard deviations (image, task): log-likelihood and solution by Laplace's approximation.
-
-    ``predictors`` is [patterns, columns], the first ``fixed`` of them fixed effects, the others tasks. It gives the
-    log-likelihood up to a constant, the columns' effects, their precision with images eliminated, and the images'
-    scores [images, columns]. Each call starts from the solution of the one before.
-    """
-    import numpy as np
     import scipy.sparse as sp
     from scipy.special import expit
 
-    order = np.lexsort((pattern, image))  # an image's rows in a run
-    fooled, pattern, image = fooled[order], pattern[order], image[order]
-    starts = np.flatnonzero(np.diff(image, prepend=-1))
-    of_patterns, of_images = len(predictors), len(starts)
-    effects, own = np.zeros(predictors.shape[1]), np.zeros(of_images)
-    hits = np.bincount(pattern, fooled, of_patterns), np.add.reduceat(fooled, starts)
-    ends = np.append(starts, len(image))
+    rows, found, pattern, image = patterns(rows)
+    if rows.empty:
+        return pd.DataFrame(columns=TERMS)
+    fixed = design(found, [*FACTORS, "task"], COVARIATES)
+    predictors, fooled = fixed.to_numpy(), rows["fooled"].to_numpy()
+    model = gpboost.GPModel(group_data=image, likelihood="bernoulli_logit", num_parallel_threads=1)
+    model.fit(y=fooled, X=predictors[pattern])
+    effects, variance = np.ravel(model.get_coef()), float(np.ravel(model.get_cov_pars())[0])
+    own = np.ravel(model.predict_training_data_random_effects())
 
-    def crossed(values: numpy.ndarray) -> numpy.ndarray:
-        return sp.csr_matrix((values, pattern, ends), shape=(of_images, of_patterns)) @ predictors
-
-    def fit(spread: numpy.ndarray) -> tuple[float, numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-        nonlocal effects, own
-        prior = np.concatenate([np.full(fixed, PRIOR**-2), np.full(len(effects) - fixed, spread[1] ** -2)])
-
-        def posterior(effects: numpy.ndarray, own: numpy.ndarray) -> tuple[float, numpy.ndarray]:
-            odds = (predictors @ effects)[pattern] + own[image]
-            penalty = (prior * effects**2).sum() + (own**2).sum() / spread[0] ** 2
-            softplus = np.maximum(odds, 0) + np.log1p(np.exp(-np.abs(odds)))
-            return float(fooled @ odds - softplus.sum() - penalty / 2), odds
-
-        value, odds = posterior(effects, own)
-        for _ in range(100):
-            chance = expit(odds)
-            weight = chance * (1 - chance)
-            diagonal = np.add.reduceat(weight, starts) + spread[0] ** -2
-            across = crossed(weight)
-            total = np.bincount(pattern, weight, of_patterns)
-            precision = predictors.T @ (total[:, None] * predictors) + np.diag(prior)
-            precision -= across.T @ (across / diagonal[:, None])
-            slope_own = hits[1] - np.add.reduceat(chance, starts) - own / spread[0] ** 2
-            slope = predictors.T @ (hits[0] - np.bincount(pattern, chance, of_patterns)) - prior * effects
-            step = np.linalg.solve(precision, slope - across.T @ (slope_own / diagonal))
-            step_own = (slope_own - across @ step) / diagonal
-            if max(np.abs(step).max(), np.abs(step_own).max()) < 1e-5:
-                break
-            length = 1.0
-            while (new := posterior(effects + length * step, own + length * step_own))[0] < value - 1e-6:
-                length /= 2
-            effects, own, (value, odds) = effects + length * step, own + length * step_own, new
-        volume = np.log(diagonal).sum() + np.linalg.slogdet(precision[fixed:, fixed:])[1]
-        scale = of_images * np.log(spread[0]) + (len(effects) - fixed) * np.log(spread[1])
-        return value - volume / 2 - float(scale), effects, precision, crossed(fooled - chance)
-
-    return fit
+    chance = expit((predictors @ effects)[pattern] + own)
+    weight = chance * (1 - chance)
+    across = sp.csr_matrix((weight, (image, pattern))) @ predictors
+    precision = predictors.T @ (np.bincount(pattern, weight, len(found))[:, None] * predictors)
+    precision -= across.T @ (across / (np.bincount(image, weight) + 1 / max(variance, 1e-6))[:, None])
+    scores = sp.csr_matrix((fooled - chance, (image, pattern))) @ predictors
+    covariance = np.linalg.inv(precision)
+    errors = np.sqrt(np.maximum(np.diag(covariance), ((scores @ covariance) ** 2).sum(axis=0)))
+    table = _terms(fixed, rows).assign(estimate=effects, se=errors)
+    spread = table.iloc[[0]].assign(term="sd of image", estimate=np.sqrt(variance), se=np.nan)
+    return pd.concat([table[table["term"] != "task"], spread], ignore_index=True)
 
 
 def marginal_model(rows: pandas.DataFrame) -> pandas.DataFrame:
     """Logistic model with tasks as fixed effects and errors robust to whatever the rows of an image share.
 
-    Its effects are averages over images, hence closer to 0 than those of :func:`mixed_model`. Columns as there. Levels
-    that never, or always, fool have no finite effect and say nothing of the others': their rows are left out. Equal
+    Its effects are averages over images, hence closer to 0 than those of :func:`mixed_model`. Columns as there. Equal
     to generalised estimating equations with an independent working correlation (Liang and Zeger 1986).
     """
     import numpy as np
@@ -519,20 +471,10 @@ def marginal_model(rows: pandas.DataFrame) -> pandas.DataFrame:
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
 
-    factors = (*FACTORS, "task")
-    found, pattern, image = patterns(rows)
-    before = -1
-    while len(found) != before:
-        before = len(found)
-        for factor in factors:
-            totals = found.groupby(factor, observed=True)[["fooled", "n"]].transform("sum")
-            found = found[(totals["fooled"] > 0) & (totals["fooled"] < totals["n"])]
-    if found.empty:
-        return pd.DataFrame(columns=["term", "level", "reference", "estimate", "se", "rows", "images"])
-    kept = np.isin(pattern, found.index)
-    rows, image = rows[kept], image[kept]
-    pattern = np.searchsorted(found.index, pattern[kept])
-    fixed = design(found, factors, COVARIATES)
+    rows, found, pattern, image = patterns(rows)
+    if rows.empty:
+        return pd.DataFrame(columns=TERMS)
+    fixed = design(found, [*FACTORS, "task"], COVARIATES)
     predictors = fixed.to_numpy()
     glm = GLM(np.column_stack([found["fooled"], found["n"] - found["fooled"]]), predictors, family=Binomial())
     fitted = glm.fit(tol=1e-10)
@@ -585,7 +527,10 @@ def model(
     if rows["fooled"].nunique() < 2:
         return pd.DataFrame(columns=columns)
     found = [mixed_model(rows).assign(model="mixed"), marginal_model(rows).assign(model="marginal")]
-    table = pd.concat([part for part in found if len(part)], ignore_index=True)
+    found = [part for part in found if len(part)]
+    if not found:
+        return pd.DataFrame(columns=columns)
+    table = pd.concat(found, ignore_index=True)
     table["se"] = table["se"].where(table["estimate"].abs() < 15)
     half = norm.ppf((1 + confidence) / 2) * table["se"]
     table = table.assign(low=table["estimate"] - half, high=table["estimate"] + half)
