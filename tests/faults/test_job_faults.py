@@ -27,6 +27,7 @@ from advmerge.data import SPLITS
 from advmerge.errors import StudyError
 from advmerge.jobs import session
 from advmerge.models import Model, build_encoder, load_head
+from advmerge.study import load
 
 LAUNCH = Path(session.__file__).with_name("launch.py")
 SCRIPTS = Path(session.__file__).parents[3] / "workflow/scripts"
@@ -268,6 +269,15 @@ def test_a_read_only_disk_is_one_sentence(run: Run, disk: Callable[[str], Path],
     said = sentence(run("data", DIGITS, "--output", str(output)))
     assert str(output.parent) in said
     assert "Read-only file system" in said
+
+
+def test_a_run_that_cannot_keep_its_notes_says_so(disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = disk("ro,size=64k")
+    monkeypatch.setattr(session, "STATE", folder / ".snakemake")
+    study = load(SCRIPTS.parents[1] / "studies/smoke.yaml")
+    monkeypatch.setattr(session, "_check_once", lambda study, path: None)
+    with pytest.raises(StudyError, match=f"{folder}/.snakemake: .*cannot be kept: Read-only file system"):
+        session.prepare(study, "smoke.yaml", touch=False)
 
 
 # ── images ──────────────────────────────────────────────────────────────────────────────────────────────

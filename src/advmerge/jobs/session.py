@@ -33,8 +33,11 @@ def prepare(study: Study, path: str, *, touch: bool) -> None:
     Raises:
         StudyError: a name or an option of the study that no registry knows, or outputs that cannot be trusted.
     """
-    _check_once(study, path)
-    _clear_stale_locks()
+    try:
+        _check_once(study, path)
+        _clear_stale_locks()
+    except OSError as error:
+        raise StudyError(f"{error.filename or STATE}: the run's own notes cannot be kept: {error.strerror}") from error
     if not touch:
         outputs = [*study.artifacts(), *study.report_files()]
         guard(outputs)
@@ -118,16 +121,27 @@ def wake(outputs: list[str]) -> None:
     """Touch every source file that differs from the one which an output was made with.
 
     Snakemake compares the contents of an input only if it is newer than the output. After an edit, a pull or a
-    checkout of outputs makes them the newer ones, and the edit would go unseen.
+    checkout of outputs makes them the newer ones, and the edit would go unseen. Files of times to come are given the
+    present first: Snakemake refuses what a job makes of them. After a clock has jumped back, a killed run may also have
+    left artifacts that look older than those made from their predecessors, so artifacts are then compared too.
     """
     digest = cache(sha256)
     woken = set()
     records = _records(STATE / "metadata")
-    for output in records.keys() & set(outputs):
-        checksums = json.loads(records[output].read_text()).get("input_checksums") or {}
+    inputs = {
+        output: json.loads(records[output].read_text()).get("input_checksums") or {}
+        for output in records.keys() & set(outputs)
+    }
+    known = {path for output, checksums in inputs.items() for path in (output, *checksums)}
+    ours = {path for path in known if not Path(path).is_absolute() and Path(path).is_file()}
+    now = time.time()
+    ahead = {path for path in ours if Path(path).stat().st_mtime > now}
+    for path in ahead:
+        os.utime(path, (now - 1, now - 1))  # earlier than what is touched below
+    for checksums in inputs.values():
         for path, recorded in checksums.items():
-            ours = path not in records and not Path(path).is_absolute() and Path(path).is_file()
-            if ours and path not in woken and f"sha256:{digest(path)}" != recorded:
+            asked = path in ours and (path not in records or ahead)
+            if asked and path not in woken and f"sha256:{digest(path)}" != recorded:
                 os.utime(path)
                 woken.add(path)
 
