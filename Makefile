@@ -5,7 +5,7 @@
 
 VENV ?= .venv
 PYTHON ?= python3
-PINS := $(wildcard envs/*.txt) src/advmerge/data/fonts.txt
+PINS := $(filter-out %-slurm.txt,$(wildcard envs/*.txt)) src/advmerge/data/fonts.txt
 RUN := . $(VENV)/bin/activate &&
 SHELL := /bin/bash
 DOCS = $(RUN) sphinx-build -W --keep-going -q docs site
