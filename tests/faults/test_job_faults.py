@@ -97,8 +97,8 @@ def files(tmp_path: Path) -> Files:
 
 def predict(run: Run, files: Files) -> subprocess.CompletedProcess[str]:
     """Run the job; its output goes beside the inputs."""
-    named = [part for name in Files._fields for part in (f"--{name}", f"t={getattr(files, name)}")]
-    return run("predict", {"batch_size": 4}, *named, "--output", str(files.model.with_name("clean.parquet")))
+    named = [f"--model=t/p={files.model}", f"--head=t/p={files.head}", f"--data=t={files.data}"]
+    return run("predict", {"batch_size": 4, "fuse": "logits"}, *named, "--output", str(files.model.with_name("clean.parquet")))
 
 
 def sentence(done: subprocess.CompletedProcess[str]) -> str:
