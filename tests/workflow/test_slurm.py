@@ -69,6 +69,7 @@ def trees(new_tree: Callable[[], Tree]) -> tuple[Tree, Tree]:
         study["merging"] = {"weight_averaging": study["merging"]["weight_averaging"]}
         study["surrogates"] = ["pretrained"]
         study["pretrain"]["steps"] = 100
+        study["explanations"]["plane"]["merged"] = "weight_averaging"
         study["gallery"]["surrogate"] = "pretrained"
         study["attacks"] = {"pgd": study["attacks"]["pgd"]}
         study["controls"]["white_box"] = []
