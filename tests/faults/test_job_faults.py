@@ -98,7 +98,9 @@ def files(tmp_path: Path) -> Files:
 def predict(run: Run, files: Files) -> subprocess.CompletedProcess[str]:
     """Run the job; its output goes beside the inputs."""
     named = [f"--model=t/p={files.model}", f"--head=t/p={files.head}", f"--data=t={files.data}"]
-    return run("predict", {"batch_size": 4, "fuse": "logits"}, *named, "--output", str(files.model.with_name("clean.parquet")))
+    return run(
+        "predict", {"batch_size": 4, "fuse": "logits"}, *named, "--output", str(files.model.with_name("clean.parquet"))
+    )
 
 
 def sentence(done: subprocess.CompletedProcess[str]) -> str:
