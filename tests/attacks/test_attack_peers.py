@@ -84,6 +84,40 @@ def with_foolbox(victim: Victim, attack: foolbox.attacks.base.Attack) -> torch.T
     return found
 
 
+def plain_deepfool(victim: Victim, image: torch.Tensor, label: int) -> torch.Tensor:
+    """Moosavi-Dezfooli et al. 2016, algorithm 2, with the gradients of all nine others at every step."""
+    total, x = torch.zeros_like(image), image
+    while victim.model(x[None])[0].argmax() == label:
+        point = x.clone().requires_grad_()
+        logits = victim.model(point[None])[0]
+        steps = []
+        for k in range(10):
+            if k != label:
+                (slope,) = torch.autograd.grad(logits[k] - logits[label], point, retain_graph=True)
+                steps.append(((logits[label] - logits[k]).item() / slope.norm() + 1e-4) * slope / slope.norm())
+        total = (x - image) / 1.02 + min(steps, key=torch.norm)
+        x = (image + 1.02 * total).clamp(0, 1)
+    return x
+
+
+@pytest.mark.parametrize("kind", ["victim", "transformer"])
+def test_deepfool_loses_nothing_by_the_gradients_it_spares(kind: str, request: pytest.FixtureRequest) -> None:
+    """It makes a pass for the state of each image and few for other classes, where the algorithm makes nine."""
+    victim = request.getfixturevalue(kind)
+    seen: list[int] = []
+    with victim.model[0].register_forward_hook(lambda *a: seen.append(len(a[-1]))):
+        found = ours(victim, "BatchedDeepFool")
+    steps: list[int] = []
+    plain = []
+    for image, label in zip(victim.images, victim.labels.tolist(), strict=True):
+        calls: list[None] = []
+        with victim.model[0].register_forward_hook(lambda *a, calls=calls: calls.append(None)):
+            plain.append(plain_deepfool(victim, image, label))
+        steps.append(len(calls) // 2)  # two a step, and one to see the end
+    assert ((found - torch.stack(plain)).flatten(1).norm(dim=1) < 1e-3).float().mean() > 0.98
+    assert len(victim.images) + sum(steps) < sum(seen) < len(victim.images) + 2 * sum(steps)
+
+
 def test_deepfool_is_as_good_as_foolbox_and_torchattacks(victim: Victim) -> None:
     success, distance = success_and_distance(victim, ours(victim, "BatchedDeepFool", max_iter=50))
     peers = [
