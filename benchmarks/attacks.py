@@ -139,7 +139,7 @@ def main() -> None:
                 after = cpu_seconds(lambda: raw(x, y), steps)
                 ratios.append(2 * seconds / (before + after) / steps)
             overhead = f"{statistics.median(ratios):.2f}"
-        speeds.setdefault(name, {})[by.partition(",")[0]] = count / seconds
+        speeds.setdefault(name, {})[by] = count / seconds
         with torch.no_grad():
             right = model(x).argmax(1) == y
             fooled = (model(result[0]).argmax(1) != y) & right
@@ -214,17 +214,17 @@ def the_rest(
         through_bridge("AutoProjectedGradientDescent", eps=EPS, eps_step=2 * EPS, max_iter=steps, nb_random_init=1),
     )
     row("DeepFool-50", "ours", every, through_bridge("BatchedDeepFool"))
-    row("DeepFool-50", "foolbox", 64, with_foolbox(foolbox.attacks.L2DeepFoolAttack(steps=50, candidates=10)))
-    row("DeepFool-50", "torchattacks", 64, peers.DeepFool(model, steps=50))
-    row("DeepFool-50", "ART, batch 16", 16, through_bridge("DeepFool", 16, max_iter=50, epsilon=0.02))
+    row("DeepFool-50", "foolbox", every, with_foolbox(foolbox.attacks.L2DeepFoolAttack(steps=50, candidates=10)))
+    row("DeepFool-50", "torchattacks, 64 images", 64, peers.DeepFool(model, steps=50))
+    row("DeepFool-50", "ART", every, through_bridge("DeepFool", max_iter=50, epsilon=0.02))
     few = {"binary_search_steps": 3, "max_iter": 20, "initial_const": 0.1}
     row("C&W 3 x 20", "ours", every, through_bridge("BatchedCarliniL2", **few))
     row("C&W 4 x 30", "ours", every, through_bridge("BatchedCarliniL2"))
     for search, inner in ((3, 20), (4, 30)):
         carlini = foolbox.attacks.L2CarliniWagnerAttack(search, inner, stepsize=0.05, initial_const=0.1)
-        row(f"C&W {search} x {inner}", "foolbox", 64, with_foolbox(carlini))
-    row("C&W 1 x 60", "torchattacks", 64, peers.CW(model, c=1, steps=60, lr=0.05))
-    row("C&W 3 x 20", "ART, batch 16", 16, through_bridge("CarliniL2Method", 16, learning_rate=0.05, **few))
+        row(f"C&W {search} x {inner}", "foolbox", every, with_foolbox(carlini))
+    row("C&W 1 x 60", "torchattacks", every, in_batches(peers.CW(model, c=1, steps=60, lr=0.05)))
+    row("C&W 3 x 20", "ART", every, through_bridge("CarliniL2Method", learning_rate=0.05, **few))
 
     row("NI-FGSM-10", "ours", every, through_bridge("NIFGSM", **ball))
     row("NI-FGSM-10", "torchattacks", every, in_batches(peers.NIFGSM(model, EPS, step, steps, decay=1.0)))

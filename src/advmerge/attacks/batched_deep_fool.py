@@ -39,19 +39,19 @@ class BatchedDeepFool(TorchAttack):
     def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         best, x = images.clone(), images
         active = torch.arange(len(images), device=images.device)
-        lowest = torch.full(labels.shape, torch.inf, dtype=images.dtype, device=images.device)
         for taken in range(self.max_iter + 1):
             # One forward pass tells which images are fooled and begins the next step of those that are not.
             x = x.detach().requires_grad_()
             logits = self.model(x)
             gap = margin(logits.detach(), labels)
-            if taken:
+            if not taken:
+                count = min(self.nb_grads, logits.shape[1]) - 1
+                others = logits.scatter(1, labels[:, None], -torch.inf).topk(count).indices
+                lowest = torch.full_like(gap, torch.inf)
+            else:
                 lower = gap < lowest[active]
                 best[active[lower]] = x.detach()[lower]
                 lowest[active[lower]] = gap[lower]
-            else:
-                count = min(self.nb_grads, logits.shape[1]) - 1
-                others = logits.scatter(1, labels[:, None], -torch.inf).topk(count).indices
             left = gap >= 0
             if taken == self.max_iter or not left.any():
                 break
@@ -93,7 +93,7 @@ class BatchedDeepFool(TorchAttack):
         row, column, gradient = torch.cat([row, pairs[:, 0]]), torch.cat([column, pairs[:, 1]]), torch.cat(gradients)
         norm = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
         distance = leads[row, column] / norm
-        distances = torch.full_like(leads, torch.inf).index_put((row, column), distance)
+        distances = distance.new_full(leads.shape, torch.inf).index_put((row, column), distance)
         nearest = column == distances.argmin(1)[row]
         # The authors' code adds the same 1e-4: a step of length zero would stay on the boundary.
         length = per_image((distance[nearest] + 1e-4) / norm[nearest], x)
