@@ -84,7 +84,7 @@ class BatchedDeepFool(TorchAttack):
         likely = leads < _STEEPEST * leads.amin(1, keepdim=True)
         likely[row, column] = False
         pairs = likely.nonzero()
-        for part in pairs.split(batch):
+        for part in pairs.split(batch) if len(pairs) else ():  # else there would be a pass of no image
             rows, columns = part.unbind(1)
             again = x[rows].requires_grad_()
             logits = self.model(again)
