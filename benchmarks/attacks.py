@@ -4,7 +4,7 @@ The floor of an attack is the forward and backward passes that it made, counted 
 plain torch pays for them in the same batches. For FGSM, PGD and MI-FGSM it is a forward and backward pass a step, no
 more, timed just before and after each run. Overhead is CPU time over the floor; speed is images per CPU second.
 Success and L2 (median over the fooled) tell whether two attacks of one name do the same. The model is the embedded
-study's, trained on digits, or, with ``vit_base``, ViT-B/32 at 224 pixels with random weights: three minutes.
+study's, trained on digits: six minutes; or, with ``vit_base``, ViT-B/32 at 224 pixels with random weights: three.
 """
 
 from __future__ import annotations
