@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import pickle
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -93,3 +95,55 @@ def test_a_truncated_download_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(StudyError, match="not a readable safetensors file"):
         artifacts.load_tensors(path)
+
+
+def test_a_stream_gives_the_bytes_of_its_whole(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = {
+        name: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        for name, shape in {"train_images": (7, 3, 5, 5), "attack_images": (2, 3, 5, 5), "none": (0, 3, 5, 5)}.items()
+    }
+    labels = {"train_labels": torch.arange(7), "attack_labels": torch.arange(2)}
+    streams = {name: artifacts.Stream(tuple(whole.shape), whole) for name, whole in images.items()}
+    metadata = {"slice": {"name": 'a "quoted" \\ name', "unit": "é\t%"}}
+    artifacts.save_tensors(tmp_path / "whole.safetensors", {**images, **labels}, metadata)
+    artifacts.save_tensors(tmp_path / "streamed.safetensors", {**labels, **streams}, metadata)
+    assert (tmp_path / "whole.safetensors").read_bytes() == (tmp_path / "streamed.safetensors").read_bytes()
+
+
+def test_no_more_than_two_pieces_of_a_stream_are_in_memory(tmp_path: Path) -> None:
+    """The one that is written, and the one that is being made."""
+    references: list[weakref.ref] = []
+    most = 0
+
+    def pieces() -> Iterator[torch.Tensor]:
+        nonlocal most
+        for value in range(50):
+            piece = torch.full((1, 3, 8, 8), value, dtype=torch.uint8)
+            references.append(weakref.ref(piece))
+            most = max(most, sum(reference() is not None for reference in references))
+            yield piece
+            del piece
+
+    artifacts.save_tensors(tmp_path / "x.safetensors", {"images": artifacts.Stream((50, 3, 8, 8), pieces())}, {})
+    assert most <= 2
+    assert artifacts.load_tensors(tmp_path / "x.safetensors")[0]["images"][:, 0, 0, 0].tolist() == list(range(50))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_stream_of_another_length_writes_nothing(tmp_path: Path, count: int) -> None:
+    stream = artifacts.Stream((2, 3, 4, 4), torch.zeros(count, 3, 4, 4, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="the pieces of 'images' do not fill the shape"):
+        artifacts.save_tensors(tmp_path / "x.safetensors", {"images": stream}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_touched_is_not_read(tmp_path: Path) -> None:
+    """The tensors are a map of the file: a page that was not looked at shows what the file says later."""
+    path = tmp_path / "x.safetensors"
+    artifacts.save_tensors(path, {"images": torch.zeros(64, 3, 64, 64, dtype=torch.uint8)}, {})
+    images = artifacts.load_tensors(path)[0]["images"]
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x07")
+    assert images[-1, -1, -1, -1] == 7

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advmerge.errors import StudyError
 
@@ -56,13 +56,57 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def save_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write named tensors and their metadata as safetensors, whole or not at all."""
+class Stream(NamedTuple):
+    """uint8 pixels yet to be made: their shape, and the pieces that they come in, in order."""
+
+    shape: tuple[int, ...]
+    pieces: Iterable[torch.Tensor]
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor | Stream], metadata: Mapping[str, Any]) -> None:
+    """Write named tensors and their metadata as safetensors, whole or not at all.
+
+    With a :class:`Stream` among them one piece is in memory at a time; the bytes are those that its whole would give.
+
+    Raises:
+        StudyError: the file cannot be written.
+        ValueError: a stream ends before its shape is filled, or after.
+    """
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items() if not isinstance(tensor, Stream)}
+    if len(plain) < len(tensors):
+        return _save_streamed(path, tensors, metadata)
+
     from safetensors.torch import save
 
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {KEY: canonical(metadata)})
+    content = save(plain, {KEY: canonical(metadata)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _save_streamed(path: Path | str, tensors: Mapping[str, torch.Tensor | Stream], metadata: Mapping[str, Any]) -> None:
+    """What safetensors' own writer does (int64 before uint8, then by name), a piece at a time."""
+    import torch
+
+    codes = {torch.int64: "I64", torch.uint8: "U8"}
+    kinds = {name: torch.uint8 if isinstance(t, Stream) else t.dtype for name, t in tensors.items()}
+    names = sorted(tensors, key=lambda name: (list(codes).index(kinds[name]), name))
+    header: dict[str, Any] = {"__metadata__": {KEY: canonical(metadata)}}
+    end = 0
+    for name in names:
+        start, end = end, end + torch.Size(tensors[name].shape).numel() * kinds[name].itemsize
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": codes[kinds[name]], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors' bytes are aligned
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            tensor = tensors[name]
+            pieces: Iterable[torch.Tensor] = tensor.pieces if isinstance(tensor, Stream) else [tensor]
+            for piece in pieces:
+                file.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            if file.tell() != 8 + len(text) + header[name]["data_offsets"][1]:
+                raise ValueError(f"the pieces of '{name}' do not fill the shape {header[name]['shape']}")
 
 
 def _opened(path: Path | str, open_file: Callable[[], Any]) -> Any:
@@ -76,6 +120,8 @@ def _opened(path: Path | str, open_file: Callable[[], Any]) -> Any:
 
 def load_tensors(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what :func:`save_tensors` wrote: (tensors, metadata). Metadata are empty for a foreign file.
+
+    The tensors are a private map of the file: what is not touched is not read, and what is can be dropped again.
 
     Raises:
         StudyError: the file is missing or is not safetensors (nothing is ever unpickled).

@@ -1,11 +1,17 @@
 """The images of one task, split."""
 
+import numpy as np
 import torch
 
-from advmerge.artifacts import save_tensors
-from advmerge.data import make
+from advmerge.artifacts import Stream, save_tensors
+from advmerge.data import Pictures, make
 from advmerge.errors import StudyError
 from advmerge.script import arguments, run
+
+
+def streamed(images: Pictures) -> Stream:
+    """Images that are decoded one by one as they are written."""
+    return Stream(images.shape, (torch.from_numpy(np.array(image)) for image in images))
 
 
 def main() -> None:
@@ -20,9 +26,12 @@ def main() -> None:
         present = set(data.labels[split].tolist())
         if split == "train" and (empty := [name for i, name in enumerate(data.classes) if i not in present]):
             raise StudyError(f"task '{config['task']}': no training image of the class '{empty[0]}'")
-        tensors[f"{split}_images"] = torch.from_numpy(images)
+        tensors[f"{split}_images"] = streamed(images) if isinstance(images, Pictures) else torch.from_numpy(images)
         tensors[f"{split}_labels"] = torch.from_numpy(data.labels[split])
-    save_tensors(args["output"], tensors, {**args.provenance(), "classes": data.classes})
+    try:
+        save_tensors(args["output"], tensors, {**args.provenance(), "classes": data.classes})
+    except StudyError as error:
+        raise StudyError(f"task '{config['task']}': {error}") from error
 
 
 run(main)

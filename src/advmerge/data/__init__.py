@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,18 +33,51 @@ SOURCES = {
     "fontstyle": "fonts",
     "texture": "photos",
     "image_folder": "folders",
+    "stanford_cars": "stanford_cars",
+    "resisc45": "resisc45",
+    "eurosat": "eurosat",
+    "svhn": "svhn",
+    "gtsrb": "gtsrb",
+    "full_mnist": "full_mnist",
+    "dtd": "dtd",
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "tiny_imagenet": "tiny_imagenet",
+    "cub200": "cub200",
+    "food101": "food101",
 }
 """Source name → the module of this package that holds the function of that name."""
+
+
+class Pictures:
+    """Images that are decoded when they are asked for, so that a large set is never in memory as a whole.
+
+    Args:
+        read: an item → uint8 [C, H, W].
+        items: what to read each image from.
+        shape: (C, H, W).
+    """
+
+    def __init__(self, read: Callable[[Any], np.ndarray], items: Sequence[Any], shape: Sequence[int]) -> None:
+        self.read, self.items = read, items
+        self.shape = (len(items), *shape)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.read, self.items)
 
 
 class TaskData(NamedTuple):
     """Images and labels of one task.
 
-    ``images[split]`` is uint8 [N, C, H, W], ``labels[split]`` int64 [N] in 0 … len(classes) - 1.
+    ``images[split]`` is uint8 [N, C, H, W], decoded already or yet to be decoded; ``labels[split]`` is int64 [N] in
+    0 … len(classes) - 1.
     """
 
-    images: dict[str, np.ndarray]
-    labels: dict[str, np.ndarray]
+    images: Mapping[str, np.ndarray | Pictures]
+    labels: Mapping[str, np.ndarray]
     classes: list[str]
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
-from advmerge.data import TaskData, balanced_split
+from advmerge.data import TaskData
+from advmerge.data.images import shared_out
 from advmerge.errors import StudyError
 from advmerge.seeding import numpy_generator
 
@@ -33,22 +31,6 @@ def image_files(path: str) -> dict[str, list[Path]]:
     return found
 
 
-def _read(path: Path, shape: Sequence[int]) -> np.ndarray:
-    """One image as uint8 [C, H, W]: grey or RGB as the backbone wants, shorter side resized, centre cropped."""
-    channels, height, width = shape
-    try:
-        with Image.open(path) as image:
-            pixels = image.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise StudyError(f"{path}: not a readable image ({error})") from None
-    scale = max(width / pixels.width, height / pixels.height)
-    size = max(width, round(pixels.width * scale)), max(height, round(pixels.height * scale))
-    pixels = pixels.resize(size, Image.Resampling.BICUBIC)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    array = np.asarray(pixels.crop((left, top, left + width, top + height)))
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
-
-
 def image_folder(sizes: Mapping[str, int], seed: int, shape: Sequence[int], *, path: str) -> TaskData:
     """Images in ``path/<class>/…``, split at random with equal class shares.
 
@@ -59,15 +41,11 @@ def image_folder(sizes: Mapping[str, int], seed: int, shape: Sequence[int], *, p
         path: the folder; its sub-folders are the classes, in alphabetical order.
 
     Raises:
-        StudyError: the folder or its classes are missing, a class is empty, or an image cannot be read.
+        StudyError: the folder or its classes are missing, a class is empty; and later, when it is
+            decoded, an image cannot be read.
     """
     found = image_files(path)
     paths = [file for files in found.values() for file in files]
     labels = [label for label, files in enumerate(found.values()) for _ in files]
-    array = np.asarray(labels, dtype=np.int64)
-    chosen = balanced_split(array, sizes, numpy_generator(seed, "data", "image_folder", Path(path).name))
-    return TaskData(
-        images={split: np.stack([_read(paths[i], shape) for i in index]) for split, index in chosen.items()},
-        labels={split: array[index] for split, index in chosen.items()},
-        classes=list(found),
-    )
+    rng = numpy_generator(seed, "data", "image_folder", Path(path).name)
+    return shared_out((paths, labels), None, sizes, rng, shape, list(found))
