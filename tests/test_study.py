@@ -135,7 +135,7 @@ def test_files_that_are_no_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("tasks/imagenet", {}, "tasks.imagenet: unknown kind of task 'imagenet'; choose one of: cyrillic"),
+        ("tasks/imagenet", {}, "tasks.imagenet: unknown kind of task 'imagenet'; choose one of: cifar10, cifar100"),
         ("tasks/latin", {"font": "x"}, "tasks.latin: unknown option 'font'"),
         ("merging/x", {"method": "stock"}, "merging.x.method: unknown merging method 'stock'; choose one of: "),
         ("merging/x", {"method": "task_arithmetic"}, "merging.x: method 'task_arithmetic' needs the option 'scale'"),
@@ -272,3 +272,81 @@ def test_any_value_anywhere_is_accepted_or_refused_in_one_sentence(
     except StudyError as error:
         assert str(error).startswith(str(path))
         assert "\n" not in str(error)
+
+
+HUB = {"hub": f"timm/clip@{'a' * 40}", "file": "model.safetensors", "sha256": "b" * 64}
+
+
+def published(content: dict[str, Any]) -> dict[str, Any]:
+    """The smoke study with a published encoder."""
+    for key, value in {
+        "backbone/pretrained": HUB,
+        "pretrain": None,
+        "finetune/anchor": 0,
+        "multitask/anchor": 0,
+    }.items():
+        content = change(content, key, value)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (
+            "backbone/pretrained",
+            "hub",
+            "backbone.pretrained: expected 'recipe', {hub, file, sha256} or {file}, got 'hub'",
+        ),
+        ("backbone/pretrained", {**HUB, "revision": "main"}, "backbone.pretrained: expected {hub: owner/name@revision"),
+        ("backbone/pretrained", {"hub": HUB["hub"], "file": "x.safetensors"}, "expected {hub: owner/name@revision"),
+        (
+            "backbone/pretrained",
+            {**HUB, "hub": "timm/clip@main"},
+            "'timm/clip@main' is not owner/name@revision with the",
+        ),
+        ("backbone/pretrained", {**HUB, "file": "model.bin"}, "'model.bin' is not a .safetensors file; nothing else"),
+        ("backbone/pretrained", {**HUB, "sha256": "abc"}, "sha256: expected 64 digits"),
+        ("backbone/pretrained", "recipe", "pretrain: goes with backbone.pretrained: recipe"),
+        ("finetune/anchor", 1, "finetune.anchor: 1, but without 'pretrain' there is no corpus: give 0"),
+        ("tasks/latin", {"finetuned": {"hub": "x"}}, "tasks.latin.finetuned: expected {hub: owner/name@revision"),
+        ("head", {"kind": "zero-shot"}, "head: kind 'zero-shot' needs open_clip"),
+        ("head", {"kind": "few-shot", "shots": 4}, "head: kind 'few-shot' needs scale"),
+        ("head", {"kind": "zero-shot", "open_clip": "ViT-B-32", "shots": 4}, "kind 'zero-shot' has no option 'shots'"),
+    ],
+)
+def test_what_published_weights_must_say(
+    tmp_path: Path, content: dict[str, Any], key: str, value: Any, words: str
+) -> None:
+    assert words in refused(tmp_path, change(published(content), key, value))
+
+
+def test_a_pretraining_recipe_needs_to_be_there(tmp_path: Path, content: dict[str, Any]) -> None:
+    assert "pretrain: goes with backbone.pretrained: recipe" in refused(tmp_path, change(content, "pretrain", None))
+    assert "unknown key 'pretrain.epochs'; choose one of: batch" in refused(
+        tmp_path, change(content, "pretrain/epochs", 3)
+    )
+
+
+def test_published_models_take_the_place_of_trained_ones(content: dict[str, Any]) -> None:
+    tower = {"file": "latin.safetensors"}
+    study = Study.model_validate(change(published(content), "tasks/latin", {"finetuned": tower}))
+    made = {path.removeprefix("results/smoke/"): found for path, found in study.artifacts().items()}
+    assert "data/corpus.safetensors" not in made
+    assert made["models/pretrained.safetensors"][0] == "published"
+    assert made["models/pretrained.safetensors"][1]["weights"] == HUB
+    assert made["models/finetuned/latin.safetensors"] == ("published", {"task": "latin", "weights": tower})
+    assert made["models/finetuned/texture.safetensors"][0] == "finetune"
+    assert "finetuned" not in study.data_slice("latin")["options"]
+
+
+def test_a_zero_shot_head_depends_on_the_texts_and_the_weights(content: dict[str, Any]) -> None:
+    study = Study.model_validate(change(published(content), "head", {"kind": "zero-shot", "open_clip": "ViT-B-32"}))
+    assert study.head_slice("latin") == {
+        "task": "latin",
+        "kind": "latin",
+        "head": {"kind": "zero-shot", "open_clip": "ViT-B-32", "weights": HUB},
+    }
+    own = change(
+        published(content), "head", {"kind": "zero-shot", "open_clip": "x", "weights": {"file": "a.safetensors"}}
+    )
+    assert Study.model_validate(own).head_slice("latin")["head"]["weights"] == {"file": "a.safetensors"}

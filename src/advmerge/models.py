@@ -157,6 +157,8 @@ class Ensemble(nn.Module):
 def build_encoder(backbone: Mapping[str, Any], where: str = "backbone") -> nn.Module:
     """A timm model without a classifier, [N, C, H, W] → [N, features], with random weights.
 
+    CLIP's last layer is a projection, no classifier: timm builds it with the option ``num_classes``, its features.
+
     Args:
         backbone: the study's ``backbone``: ``timm`` (model name) and ``options`` (arguments of that model).
         where: the key of the study that it stands under, for messages.
@@ -171,9 +173,14 @@ def build_encoder(backbone: Mapping[str, Any], where: str = "backbone") -> nn.Mo
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
         raise StudyError(f"{where}.timm: timm has no model '{name}'; for instance: {near}")
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **options)
+        return timm.create_model(name, pretrained=False, **{"num_classes": 0, **options})
     except (TypeError, ValueError, AssertionError) as error:
         raise StudyError(f"{where}.options: timm refuses them for '{name}': {error}") from error
+
+
+def features_of(encoder: nn.Module) -> int:
+    """How many features an encoder of timm gives: the width of its last layer, its projection where it has one."""
+    return int(encoder.num_classes or encoder.num_features)  # type: ignore[arg-type]
 
 
 def check_finite(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
@@ -288,8 +295,8 @@ class Model:
             if "blocks.0.down" in self.surgery[task]:
                 count = len(blocks_of(encoder))
                 operate_blocks(encoder, [self._module(task, f"blocks.{index}.") for index in range(count)])
-        if head.weight.shape[1] != encoder.num_features:
-            wide = f"{encoder.num_features} features, the head of '{task}' takes {head.weight.shape[1]}"
+        if head.weight.shape[1] != features_of(encoder):
+            wide = f"{features_of(encoder)} features, the head of '{task}' takes {head.weight.shape[1]}"
             raise StudyError(f"{self.path}: gives {wide}")
         return Classifier(encoder, head, Normalise.of(self.backbone), module).eval().requires_grad_(False)
 

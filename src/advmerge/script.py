@@ -35,6 +35,7 @@ class Arguments:
             for name, value in self._values.items()
             if not name.startswith("output")
             for path in (value.values() if isinstance(value, dict) else [value])
+            if path
         ]
         return {
             "rule": Path(sys.argv[0]).stem,
@@ -46,14 +47,16 @@ class Arguments:
 def arguments(*names: str) -> Arguments:
     """Parse ``--config JSON`` and one ``--name PATH`` for each of ``names``; ``name*`` takes ``key=path …``.
 
+    The path of ``name?`` may be left out (``--name`` alone): it is then None.
+
     Raises:
         StudyError: an input file is missing.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=json.loads, required=True, metavar="JSON")
     for name in names:
-        many = name.endswith("*")
-        parser.add_argument(f"--{name.rstrip('*')}", required=True, nargs="+" if many else None)
+        count = {"*": "+", "?": "?"}.get(name[-1])
+        parser.add_argument(f"--{name.rstrip('*?')}", required=True, nargs=count)
     values = vars(parser.parse_args())
     for name in names:
         if name.endswith("*"):
@@ -62,7 +65,7 @@ def arguments(*names: str) -> Arguments:
     found = Arguments({key.replace("-", "_"): value for key, value in values.items()})
     for name, value in found._values.items():
         for path in value.values() if isinstance(value, dict) else [value]:
-            if not name.startswith("output") and not Path(path).exists():
+            if path and not name.startswith("output") and not Path(path).exists():
                 raise StudyError(f"{path}: no such file (expected by --{name})")
     return found
 

@@ -55,6 +55,27 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _weights(value: Any) -> Any:
+    """Check ``{hub: owner/name@revision, file, sha256}`` and ``{file}``; anything else is left to be refused."""
+    if not isinstance(value, dict):
+        return value
+    on_hub = {"hub", "file", "sha256"}
+    texts = all(isinstance(part, str) for part in value.values())
+    if not texts or not (set(value) == on_hub or ("file" in value and set(value) <= on_hub - {"hub"})):
+        raise ValueError("expected {hub: owner/name@revision, file: name, sha256: digest}, or {file: path}")
+    if "sha256" in value and not re.fullmatch(r"[0-9a-f]{64}", value["sha256"]):
+        raise ValueError("sha256: expected 64 digits of 0 to 9 and a to f")
+    if "hub" in value and not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", value["hub"]):
+        raise ValueError(f"hub: '{value['hub']}' is not owner/name@revision with the 40 digits of a commit")
+    if not value["file"].endswith(".safetensors"):
+        raise ValueError(f"file: '{value['file']}' is not a .safetensors file; nothing else is read")
+    return value
+
+
+Weights = Annotated[dict[str, str], BeforeValidator(_weights)]
+"""Published weights: a file of a hub repository at one commit, or a local file."""
+
+
 class Data(Section):
     """Images wanted of each task per split; a task may override its own."""
 
@@ -80,7 +101,14 @@ class Architecture(Section):
 class Backbone(Architecture):
     """The study's architecture, and where the pretrained weights come from."""
 
-    pretrained: Literal["recipe"]
+    pretrained: Annotated[Any, BeforeValidator(_weights)]
+
+    @field_validator("pretrained")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if value != "recipe" and not isinstance(value, dict):
+            raise ValueError(f"expected 'recipe', {{hub, file, sha256}} or {{file}}, got {value!r}")
+        return value
 
 
 class Other(Architecture):
@@ -127,11 +155,23 @@ class Pretrain(Recipe):
 
 
 class Head(Section):
-    """How the frozen heads are made."""
+    """How the frozen heads are made: from a few images a class, or from the class names."""
 
-    kind: Literal["few-shot"]
-    shots: Positive
-    scale: Rate
+    kind: Literal["few-shot", "zero-shot"]
+    shots: Positive | None = None
+    scale: Rate | None = None
+    open_clip: str | None = None
+    weights: Weights | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Head:
+        needs = {"few-shot": {"shots", "scale"}, "zero-shot": {"open_clip"}}[self.kind]
+        given = set(self.model_dump(exclude_none=True)) - {"kind"}
+        if missing := sorted(needs - given):
+            raise ValueError(f"kind '{self.kind}' needs {' and '.join(missing)}")
+        if extra := sorted(given - needs - ({"weights"} if self.kind == "zero-shot" else set())):
+            raise ValueError(f"kind '{self.kind}' has no option '{extra[0]}'")
+        return self
 
 
 class Finetune(Recipe):
@@ -273,7 +313,7 @@ class Study(Section):
     data: Data
     tasks: Annotated[dict[str, Options], Field(min_length=1)]
     backbone: Backbone
-    pretrain: Pretrain
+    pretrain: Pretrain | None = None
     head: Head
     finetune: Finetune
     multitask: Finetune
@@ -320,6 +360,7 @@ class Study(Section):
             raise ValueError(f"seeds: expected distinct numbers, the study's seed, {self.seed}, among them")
         for name, surrogate in self.surrogates.items():
             self._check_surrogate(name, surrogate)
+        self._check_published()
         for name, options in self.sets.items():
             where = f"tasks.{name}" if name in self.tasks else f"surrogates.{name}.task"
             sizes = options.get("splits", {})
@@ -363,6 +404,34 @@ class Study(Section):
         if not self._attacked_by(self.gallery.surrogate, self.gallery.attack):
             raise ValueError(f"gallery.attack: '{self.gallery.attack}' is not crafted on '{self.gallery.surrogate}'")
         return self
+
+    def _check_published(self) -> None:
+        """Refuse published weights beside what they take the place of, or without what they need; ValueError says what."""
+        if (self.backbone.pretrained == "recipe") != (self.pretrain is not None):
+            raise ValueError("pretrain: goes with backbone.pretrained: recipe, and with nothing else")
+        recipes = {"finetune": self.finetune, "multitask": self.multitask}
+        recipes |= {f"surrogates.{name}.finetune": self.recipe(name) for name in self.surrogates}
+        for name, recipe in recipes.items():
+            if recipe.anchor and self.pretrain is None:
+                raise ValueError(f"{name}.anchor: {recipe.anchor:g}, but without 'pretrain' there is no corpus: give 0")
+        if self.head.kind == "zero-shot" and self.pretrain is not None and self.head.weights is None:
+            raise ValueError("head.weights: a zero-shot head needs the weights of CLIP's text tower")
+        for name, other in self.others.items():
+            if other.pretrained == "recipe" and self.pretrain is None:
+                raise ValueError(f"surrogates.{name}.backbone.pretrained: recipe, but the study has no 'pretrain'")
+            if self.head.kind != "few-shot":
+                raise ValueError(
+                    f"surrogates.{name}.backbone: needs few-shot heads, and head.kind is '{self.head.kind}'"
+                )
+        for name, options in self.tasks.items():
+            if "finetuned" in options:
+                if self.seeds:
+                    raise ValueError(f"tasks.{name}.finetuned: there is one published expert; leave out 'seeds'")
+                try:
+                    if not isinstance(_weights(options["finetuned"]), dict):
+                        raise ValueError("expected {hub, file, sha256} or {file}")
+                except ValueError as error:
+                    raise ValueError(f"tasks.{name}.finetuned: {error}") from None
 
     def _check_surrogate(self, name: str, entry: Surrogate) -> None:
         """Refuse a surrogate that is not one thing, or asks for what is not there; ValueError says what."""
@@ -640,7 +709,7 @@ class Study(Section):
 
     def data_slice(self, task: str) -> dict[str, Any]:
         """What a task's images depend on."""
-        options = {key: value for key, value in self.sets[task].items() if key not in ("kind", "splits")}
+        options = {key: value for key, value in self.sets[task].items() if key not in ("kind", "splits", "finetuned")}
         side = self.backbone.options.get("img_size", 224)
         shape = [self.backbone.options.get("in_chans", 3), side, side]
         return {
@@ -654,11 +723,11 @@ class Study(Section):
 
     def corpus_slice(self) -> dict[str, Any]:
         """What the pretraining corpus depends on."""
-        return {"seed": self.seed, **self.pretrain.corpus.model_dump()}
+        return {"seed": self.seed, **(self.pretrain.corpus.model_dump() if self.pretrain else {})}
 
     def pretrain_slice(self, encoder: str = "pretrained") -> dict[str, Any]:
         """What one of the pretrained :attr:`encoders` depends on."""
-        recipe = self.pretrain.model_dump(exclude={"corpus"})
+        recipe = self.pretrain.model_dump(exclude={"corpus"}) if self.pretrain else {}
         backbone = self.others.get(encoder, self.backbone)
         return {"seed": self.seed, "backbone": backbone.model_dump(), "recipe": recipe}
 
@@ -668,7 +737,20 @@ class Study(Section):
 
     def head_slice(self, head: str) -> dict[str, Any]:
         """What one of the :attr:`heads` depends on."""
-        return {"task": self.origin(head).task, "head": self.head.model_dump()}
+        task, made = self.origin(head).task, self.head.model_dump(exclude_none=True)
+        if self.head.kind == "zero-shot":
+            return {"task": task, "kind": self.kind(task), "head": {"weights": self.backbone.pretrained, **made}}
+        return {"task": task, "head": made}
+
+    def published(self) -> dict[str, dict[str, Any]]:
+        """Models that others trained: name under ``models/`` → what it depends on."""
+        found: dict[str, dict[str, Any]] = {}
+        if self.backbone.pretrained != "recipe":
+            found["pretrained"] = {"backbone": self.backbone.model_dump(), "weights": self.backbone.pretrained}
+        for task, options in self.tasks.items():
+            if "finetuned" in options:
+                found[f"finetuned/{task}"] = {"task": task, "weights": options["finetuned"]}
+        return found
 
     def finetune_slice(self, expert: str) -> dict[str, Any]:
         """What one of the :attr:`experts` depends on."""
@@ -864,11 +946,13 @@ class Study(Section):
             found[f"{at}/heads/{name}.safetensors"] = ("head", self.head_slice(name))
         for name in self.experts:
             found[self.expert(name)] = ("finetune", self.finetune_slice(name))
-        found[f"{at}/data/corpus.safetensors"] = ("corpus", self.corpus_slice())
+        if self.pretrain:
+            found[f"{at}/data/corpus.safetensors"] = ("corpus", self.corpus_slice())
         for name in self.encoders:
             unpacked = name in self.others and self.others[name].pretrained != "recipe"
             made = ("unpack", self.unpack_slice(name)) if unpacked else ("pretrain", self.pretrain_slice(name))
             found[f"{at}/models/{name}.safetensors"] = made
+        found |= {f"{at}/models/{name}.safetensors": ("published", made) for name, made in self.published().items()}
         for name in self.every(["multitask"]):
             found[self.model(name, "")] = ("multitask", self.multitask_slice(name))
         for name in self.every(self.merging):
@@ -992,6 +1076,11 @@ def check(study: Study) -> None:
         else:
             merging.check(name, entry["method"], study.merge_slice(name)["options"])
     encoder = build_encoder(study.backbone.model_dump())
+    if study.head.kind == "zero-shot":
+        from advmerge import zeroshot
+        from advmerge.models import features_of
+
+        zeroshot.check(str(study.head.open_clip), features_of(encoder))
     for name, entry in study.merging.items():
         if "base" in entry and entry["surgery"].get("kind") == "deep":
             try:

@@ -32,6 +32,7 @@ except StudyError as error:
 RESULTS, REPORTS, LOGS = study.results, study.reports, f"logs/{study.study}"
 DATA = f"{RESULTS}/data/{{task}}.safetensors"
 CORPUS = f"{RESULTS}/data/corpus.safetensors"
+CORPUS_IF_ANY = [CORPUS] if study.pretrain else []  # a published encoder comes without
 HEAD = f"{RESULTS}/heads/{{head}}.safetensors"
 ENCODER = f"{RESULTS}/models/{{encoder}}.safetensors"
 PRETRAINED = ENCODER.format(encoder="pretrained")
@@ -51,7 +52,8 @@ PLAIN = study.every(name for name, entry in study.merging.items() if "method" in
 WITH_SURGERY = study.every(name for name, entry in study.merging.items() if "base" in entry)
 TARGETS = study.every(study.targets)
 UNPACKED = [name for name, other in study.others.items() if other.pretrained != "recipe"]
-TRAINED = [name for name in study.encoders if name not in UNPACKED]
+PUBLISHED = study.published()
+TRAINED = [name for name in study.encoders if name not in (*UNPACKED, *PUBLISHED)]
 
 
 wildcard_constraints:
@@ -129,6 +131,32 @@ def head_encoder(wildcards):
 
 def head_data(wildcards):
     return DATA.format(task=study.origin(wildcards.head).task)
+
+
+def local_weights(source):
+    """The file of published weights that lies here; one on the hub is pinned by its checksum."""
+    return [source["file"]] if "hub" not in source else []
+
+
+def published_files(wildcards):
+    return local_weights(PUBLISHED[wildcards.published]["weights"])
+
+
+def published_base(wildcards):
+    return [] if wildcards.published == "pretrained" else [PRETRAINED]
+
+
+def published_config(wildcards):
+    return canonical(PUBLISHED[wildcards.published])
+
+
+def head_files(wildcards):
+    """The texts that a zero-shot head is made from, and its weights if they lie here."""
+    config = study.head_slice(wildcards.head)
+    if study.head.kind != "zero-shot":
+        return []
+    prompts = Path(f"src/advmerge/data/prompts/{config['kind']}.json")
+    return [*([str(prompts)] if prompts.exists() else []), *local_weights(config["head"]["weights"])]
 
 
 def head_config(wildcards):

@@ -37,5 +37,5 @@ rule data:
 
 rule all_data:
     input:
-        CORPUS,
+        CORPUS_IF_ANY,
         each_task(DATA, study.sets),

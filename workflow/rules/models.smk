@@ -11,7 +11,7 @@ rule pretrain:
     log:
         f"{LOGS}/models/{{encoder}}.log",
     wildcard_constraints:
-        encoder="|".join(TRAINED),
+        encoder="|".join(TRAINED or ["(?!)"]),
     priority: 100  # everything waits for it
     conda:
         ENVIRONMENT
@@ -46,8 +46,9 @@ rule unpack:
 rule head:
     input:
         code=code("head"),
+        files=head_files,
         pretrained=head_encoder,
-        corpus=CORPUS,
+        corpus=CORPUS_IF_ANY,
         data=head_data,
     output:
         HEAD,
@@ -70,7 +71,7 @@ rule finetune:
     input:
         code=code("finetune"),
         pretrained=expert_encoder,
-        corpus=CORPUS,
+        corpus=CORPUS_IF_ANY,
         data=expert_data,
         head=expert_head,
     output:
@@ -95,7 +96,7 @@ rule multitask:
     input:
         code=code("finetune"),
         pretrained=PRETRAINED,
-        corpus=CORPUS,
+        corpus=CORPUS_IF_ANY,
         data=each_task(DATA),
         heads=each_task(HEAD),
     output:
@@ -115,6 +116,32 @@ rule multitask:
         "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
         "--config {params.config:q} --pretrained {input.pretrained} --corpus {input.corpus} "
         "{params.data} {params.heads} --output {output}"
+
+
+if PUBLISHED:
+
+    ruleorder: published > finetune
+
+    # Trained by others: P, or an expert in place of fine-tuning.
+    rule published:
+        input:
+            code=code("published"),
+            files=published_files,
+            pretrained=published_base,
+        output:
+            f"{RESULTS}/models/{{published}}.safetensors",
+        log:
+            f"{LOGS}/models/{{published}}.log",
+        wildcard_constraints:
+            published="|".join(PUBLISHED),
+        priority: 100
+        conda:
+            ENVIRONMENT
+        params:
+            config=published_config,
+        shell:
+            "python -IS src/advmerge/jobs/launch.py --log {log} {input.code[0]} "
+            "--config {params.config:q} --pretrained {input.pretrained} --output {output}"
 
 
 rule all_models:

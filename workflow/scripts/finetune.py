@@ -8,9 +8,8 @@ from advmerge.training import Anchor, anchor_images, finetune
 
 
 def main() -> None:
-    args = arguments("pretrained", "corpus", "data*", "head*", "output")
+    args = arguments("pretrained", "corpus?", "data*", "head*", "output")
     recipe = args.config["recipe"]
-    corpus, _ = load_tensors(args["corpus"])
     pretrained = Model(args["pretrained"])
     place = device()
     encoder = pretrained.encoder().to(place)
@@ -21,8 +20,10 @@ def main() -> None:
         tasks[task] = (data["train_images"], data["train_labels"], load_head(args["head"][task]).to(place))
     name = next(iter(tasks)) if len(tasks) == 1 else "multitask"
     with work():
-        images = anchor_images(corpus["train_images"])
-        anchor = Anchor(encoder, normalise, images, recipe["anchor_batch"]) if recipe["anchor"] else None
+        anchor = None
+        if recipe["anchor"]:
+            corpus, _ = load_tensors(args["corpus"])
+            anchor = Anchor(encoder, normalise, anchor_images(corpus["train_images"]), recipe["anchor_batch"])
         generator = torch_generator(args.config["seed"], "finetune", *tasks)
         facts = finetune(encoder, normalise, tasks, anchor, recipe, generator, progress(f"finetune {name}"))
     state = {name: tensor.cpu() for name, tensor in encoder.state_dict().items()}

@@ -1,37 +1,55 @@
-"""A task's frozen head, from the pretrained encoder and a few labelled images."""
+"""A task's frozen head: from the pretrained encoder and a few labelled images, or from the names of the classes."""
 
 from advmerge.artifacts import load_tensors, save_tensors
 from advmerge.errors import StudyError
 from advmerge.models import Model, Normalise, device
-from advmerge.script import arguments, run, work
+from advmerge.published import weights_file
+from advmerge.script import Arguments, arguments, run, work
 from advmerge.training import anchor_images, feature_statistics, few_shot_head
+from advmerge.zeroshot import load_clip, prompts, zero_shot_head
 
 
-def main() -> None:
-    args = arguments("pretrained", "corpus", "data", "output")
+def few_shot(args: Arguments, data: dict, classes: list) -> dict:
+    """From ``head.shots`` images a class; the features' statistics are those over the corpus, or the task's images."""
     head = args.config["head"]
-    data, metadata = load_tensors(args["data"])
-    corpus, _ = load_tensors(args["corpus"])
     pretrained = Model(args["pretrained"])
     place = device()
     encoder = pretrained.encoder().to(place)
     normalise = Normalise.of(pretrained.backbone).to(place)
+    wide = load_tensors(args["corpus"])[0] if args["corpus"] else data
+    statistics = feature_statistics(encoder, normalise, anchor_images(wide["train_images"]))
+    try:
+        return few_shot_head(
+            encoder,
+            normalise,
+            data["train_images"],
+            data["train_labels"],
+            len(classes),
+            statistics,
+            head["shots"],
+            head["scale"],
+        )
+    except StudyError as error:
+        raise StudyError(f"task '{args.config['task']}': {error}") from error
+
+
+def zero_shot(args: Arguments, classes: list) -> dict:
+    """From the texts that CLIP's text tower gets for each class."""
+    head = args.config["head"]
+    tensors, _ = load_tensors(weights_file(head["weights"], "head.weights"))
+    model = load_clip(head["open_clip"], tensors).to(device())
+    return zero_shot_head(model, head["open_clip"], prompts(args.config["kind"], classes))
+
+
+def main() -> None:
+    args = arguments("pretrained", "corpus?", "data", "output")
+    data, metadata = load_tensors(args["data"])
+    classes = metadata["classes"]
     with work():
-        statistics = feature_statistics(encoder, normalise, anchor_images(corpus["train_images"]))
-        try:
-            tensors = few_shot_head(
-                encoder,
-                normalise,
-                data["train_images"],
-                data["train_labels"],
-                len(metadata["classes"]),
-                statistics,
-                head["shots"],
-                head["scale"],
-            )
-        except StudyError as error:
-            raise StudyError(f"task '{args.config['task']}': {error}") from error
-    save_tensors(args["output"], tensors, {**args.provenance(), "classes": metadata["classes"]})
+        tensors = (
+            zero_shot(args, classes) if args.config["head"]["kind"] == "zero-shot" else few_shot(args, data, classes)
+        )
+    save_tensors(args["output"], tensors, {**args.provenance(), "classes": classes})
 
 
 run(main)
