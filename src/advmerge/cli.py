@@ -1,8 +1,9 @@
-"""``advmerge``: merge checkpoints outside a study.
+"""``advmerge``: merge checkpoints outside a study, and hold a study against published figures.
 
 advmerge merge --method ties --option keep=0.2 scale=1 --pretrained p.safetensors \\
     --experts a.safetensors b.safetensors --out m.safetensors
 advmerge methods
+advmerge check-reference studies/paper.yaml
 """
 
 from __future__ import annotations
@@ -93,6 +94,12 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="advmerge", description="Merge fine-tuned models of one pretrained model.")
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("methods", help="list the merging methods and their options")
+    compare = commands.add_parser("check-reference", help="hold a finished study's accuracy against published figures")
+    compare.add_argument("study", type=Path, help="a study file")
+    compare.add_argument(
+        "--reference", type=Path, help="CSV of model, task, accuracy; else beside it: STUDY.reference.csv"
+    )
+    compare.add_argument("--tolerance", type=float, default=0.03, help="of a model's mean accuracy; default 0.03")
     merge = commands.add_parser("merge", help="merge safetensors checkpoints, tensor by tensor")
     merge.add_argument("--method", required=True, help="see 'advmerge methods'")
     merge.add_argument("--option", nargs="+", action="extend", default=[], metavar="NAME=VALUE")
@@ -108,12 +115,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; what is wrong is said in one sentence.
 
     Returns:
-        The exit code: 0, or 1 after an error.
+        The exit code: 0, or 1 after an error or where a study is not near its reference.
     """
     args = parser().parse_args(arguments)
     try:
         if args.command == "methods":
             print(methods())
+        elif args.command == "check-reference":
+            from advmerge.reference import check_reference
+
+            text, holds = check_reference(args.study, args.reference, args.tolerance)
+            print(text)
+            return 0 if holds else 1
         else:
             from advmerge.merging.files import merge_files
 
