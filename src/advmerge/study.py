@@ -425,8 +425,10 @@ class Study(Section):
                 )
         for name, options in self.tasks.items():
             if "finetuned" in options:
-                if self.seeds:
-                    raise ValueError(f"tasks.{name}.finetuned: there is one published expert; leave out 'seeds'")
+                if len(self.seeds) > 1:
+                    raise ValueError(
+                        f"tasks.{name}.finetuned: there is one published expert, and 'seeds' asks for several"
+                    )
                 try:
                     if not isinstance(_weights(options["finetuned"]), dict):
                         raise ValueError("expected {hub, file, sha256} or {file}")

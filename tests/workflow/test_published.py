@@ -94,6 +94,14 @@ def study() -> dict[str, Any]:
         "attacks": {"fgsm": {"method": "FastGradientMethod", "eps": "8/255"}},
         "controls": {"white_box": []},
         "evaluation": {"images": 8, "batch_size": 8},
+        "explanations": {
+            "images": 4,
+            "attack": "fgsm_eps8",
+            "boundary": {"reach": 2, "steps": 2, "halvings": 1},
+            "dose": [0, 1],
+            "path": {"vector": "sum", "scale": [0, 1]},
+            "plane": {"merged": "average", "grid": [0, 1]},
+        },
         "statistics": {"confidence": 0.95, "bootstrap": 100},
         "gallery": {"surrogate": "pretrained", "attack": "fgsm_eps8"},
         "labels": {},
@@ -121,7 +129,7 @@ def run(new_tree: Callable[[], Tree], study: dict[str, Any], clips: list[Any]) -
         save_file(model.state_dict(), tree.path / f"{name}.safetensors")
     write_signs(tree.path / "sets/gtsrb")
     write_images(tree.path / "birds", {"golden_eagle": 16, "auk": 16, "finch": 16}, ".png")
-    tree.snakemake("all_outcomes", *OPTIONS)
+    tree.snakemake("all_outcomes", "all_explained", *OPTIONS)
     return tree
 
 
