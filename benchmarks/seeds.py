@@ -25,6 +25,7 @@ def accuracies(folder: Path, seed: int) -> pd.Series:
     text = (folder / "params.yaml").read_text(encoding="utf-8")
     text = re.sub(r"^study: \w+", f"study: seed{seed}", text, flags=re.MULTILINE)
     text = re.sub(r"^seed: \d+", f"seed: {seed}", text, flags=re.MULTILINE)
+    text = re.sub(r"^seeds: .*", f"seeds: [{seed}]", text, flags=re.MULTILINE)
     study = folder / f"seed{seed}.yaml"
     study.write_text(text, encoding="utf-8")
     table = f"results/seed{seed}/accuracy.parquet"

@@ -26,6 +26,7 @@ SURROGATES = ["pretrained", "finetuned"]
 ORDER = figures.Order(tasks=TASKS[:4], targets=TARGETS, labels={"ties": "TIES of all experts", "pgd": "PGD"})
 CONFIG = {
     "seed": 0,
+    "shown_seed": 0,
     "attack": "pgd",
     "eps": 8 / 255,
     "path": {"vector": "sum", "vectors": 4},

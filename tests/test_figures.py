@@ -397,14 +397,14 @@ def crafted(study, tmp_path):
             {"attack_images": torch.from_numpy(clean)},
             {"classes": [f"{task} {k}" for k in range(11)]},
         )
-        made = {"task": task, "surrogate": "pretrained", "attack": "pgd", "eps": 8 / 255, "seed": 0}
+        made = {"task": task, "surrogate": "pretrained", "attack": "pgd", "eps": 8 / 255}
         tensors = {"images": torch.from_numpy(images), "index": torch.from_numpy(index)}
         artifacts.save_tensors(tmp_path / f"{task}_pgd.safetensors", tensors, {"slice": made})
         data.append(f"{task}={tmp_path / task}.safetensors")
         adversarial.append(f"{task}={tmp_path / task}_pgd.safetensors")
     artifacts.save_table(tmp_path / "outcomes.parquet", study[0], {})
     return {
-        "config": json.dumps({"order": {"tasks": TASKS[:2], "targets": TARGETS}}),
+        "config": json.dumps({"shown_seed": 0, "order": {"tasks": TASKS[:2], "targets": TARGETS}}),
         "outcomes": tmp_path / "outcomes.parquet",
         "data": data,
         "adversarial": adversarial,

@@ -40,6 +40,7 @@ CONFIG = {
     "order": ORDER,
     "statistics": {"confidence": 0.95, "bootstrap": 60},
     "seed": 0,
+    "shown_seed": 0,
     "name": "synthetic",
     "merged": MERGED,
     "study": "study: synthetic\nlabels: {mifgsm: <b>}\n",

@@ -28,7 +28,7 @@ def example(task: str, data: str, adversarial: str, outcomes: pandas.DataFrame) 
         task: its name.
         data: path of the task's images.
         adversarial: path of the examples.
-        outcomes: the study's outcomes.
+        outcomes: the study's outcomes, of one seed of fine-tuning.
 
     Raises:
         StudyError: the outcomes know nothing of these examples, or the images' shapes differ.
@@ -39,7 +39,6 @@ def example(task: str, data: str, adversarial: str, outcomes: pandas.DataFrame) 
     crafted = artifacts.metadata(adversarial)["slice"]
     rows = outcomes[
         (outcomes["task"] == task)
-        & (outcomes["seed"] == crafted["seed"])
         & (outcomes["surrogate"] == crafted["surrogate"])
         & (outcomes["attack"] == crafted["attack"])
         & (outcomes["eps"].isna() if crafted["eps"] is None else outcomes["eps"] == crafted["eps"])
@@ -76,7 +75,7 @@ def examples(
     Args:
         data: task → path of its images.
         adversarial: task → path of its examples, all of one attack on one surrogate.
-        outcomes: the study's outcomes.
+        outcomes: the study's outcomes, of one seed of fine-tuning.
         order: of the tasks, and how names are written.
 
     Raises:

@@ -356,8 +356,8 @@ class Study(Section):
                     raise ValueError(
                         f"merging.{name}.base: unknown '{entry['base']}'; choose one of: {', '.join(plain)}"
                     )
-        if self.seeds and (self.seed not in self.seeds or len(set(self.seeds)) < len(self.seeds)):
-            raise ValueError(f"seeds: expected distinct numbers, the study's seed, {self.seed}, among them")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {', '.join(map(str, self.seeds))}: one is listed twice")
         for name, surrogate in self.surrogates.items():
             self._check_surrogate(name, surrogate)
         self._check_published()
@@ -535,12 +535,17 @@ class Study(Section):
     def replicate(self, name: str) -> Replicate:
         """Which seed's a model is, and what it is called in each: ``seed1/ties`` is the model ``ties`` of seed 1."""
         found = SEED.match(name)
-        return Replicate(int(found[1]), name[found.end() :]) if found else Replicate(self.seed, name)
+        return Replicate(int(found[1]), name[found.end() :]) if found else Replicate(self.first_seed, name)
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of fine-tuning whose models have plain names; examples and explanations are shown of it."""
+        return (self.seeds or [self.seed])[0]
 
     def in_seed(self, name: str, seed: int) -> str:
-        """What a model is called in a seed: its name in the study's own, and in any if no training is behind it."""
+        """What a model is called in a seed: its name in the first, and in any if no training is behind it."""
         fixed = {"pretrained", *self.others} - {*self._trained}
-        alike = seed == self.seed or fixed.issuperset(self._members(name))
+        alike = seed == self.first_seed or fixed.issuperset(self._members(name))
         return name if alike else f"seed{seed}/{name}"
 
     def every(self, names: Iterable[str]) -> list[str]:
@@ -856,6 +861,7 @@ class Study(Section):
         """What tables and figures depend on, beside the outcomes."""
         return {
             "seed": self.seed,
+            "shown_seed": self.first_seed,
             "statistics": self.statistics.model_dump(),
             "order": {
                 "tasks": list(self.tasks),

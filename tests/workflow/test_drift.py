@@ -35,6 +35,7 @@ METADATA = ".snakemake/metadata"
 # One or more changes under each key that a stage may list: the key, and what it becomes (None: it is left out).
 CHANGES: list[tuple[str, Any]] = [
     ("seed", 1),
+    ("seeds", [0, 1]),
     ("data.splits.train", 200),
     ("tasks.texture", None),
     ("tasks.latin", {"splits": {"train": 200}}),

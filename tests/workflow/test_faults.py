@@ -216,7 +216,7 @@ BAD = {
     "key": ("shots: 4", "shots: 4, shoots: 4", "head.shoots", "scale, shots"),
     "method": ("{method: average}", "{method: mean}", "mean", "task_arithmetic"),
     "attack": ("method: BatchedDeepFool", "method: DeepPool", "DeepPool", "BatchedDeepFool"),
-    "kind": ("latin: {}", "latin: {kind: greek}", "greek", "cyrillic"),
+    "kind": ("latin: {}", "latin: {kind: runes}", "runes", "cyrillic"),
     "option": ("num_random_init: 1", "restarts: 1", "restarts", "num_random_init"),
     "range": ("images: 32", "images: 0", "evaluation.images", "greater than 0"),
     "budget": ("eps: 8/255", "eps: 8", "attacks.pgd.eps", "(0, 1]"),

@@ -16,8 +16,17 @@ pytestmark = pytest.mark.workflow
 STEPS = ("max_iter: 5, num_random_init: 1}", "max_iter: 6, num_random_init: 1}")
 TASKS = ("uci_digits", "latin", "texture")
 TARGETS = ("weight_averaging", "task_arithmetic", "task_arithmetic_surgery", "multitask")
-FIGURES = ("heatmap_pretrained", "heatmap_finetuned", "relative_transfer", "accuracy_transfer")
-REPORT = {"tables", "comparison", "claims", "gallery", "explanations", "page", *(f"figures/{name}" for name in FIGURES)}
+FIGURES = ("heatmap_pretrained", "heatmap_finetuned", "relative_transfer", "accuracy_transfer", "critical_distance")
+REPORT = {
+    "tables",
+    "comparison",
+    "claims",
+    "gallery",
+    "explanations",
+    "page",
+    "summary",
+    *(f"figures/{name}" for name in FIGURES),
+}
 PGD_SETS = {f"adversarial/{t}/{s}/pgd_eps8" for t in TASKS for s in ("pretrained", "finetuned", *TARGETS)}
 PGD_OUTCOMES = {f"outcomes/{target}/pgd_eps8" for target in TARGETS}
 PGD_EXPLAINED = {

@@ -21,7 +21,7 @@ def main() -> None:
     outcomes = artifacts.load_table(args["outcomes"])
     computed = associations.tables(
         parts,
-        outcomes[outcomes["seed"] == config["seed"]],  # the study's own seed is the one that is explained
+        outcomes[outcomes["seed"] == config["shown_seed"]],
         config["attack"],
         config["eps"],
         confidence=config["statistics"]["confidence"],

@@ -10,7 +10,9 @@ from advmerge.script import arguments, run
 def main() -> None:
     args = arguments("outcomes", "data*", "adversarial*", "output-dir")
     order = figures.Order(**args.config["order"])
-    found, title = examples(args["data"], args["adversarial"], artifacts.load_table(args["outcomes"]), order)
+    outcomes = artifacts.load_table(args["outcomes"])
+    outcomes = outcomes[outcomes["seed"] == args.config["shown_seed"]]
+    found, title = examples(args["data"], args["adversarial"], outcomes, order)
     figures.save(figures.gallery(found, title, order), args["output_dir"], "gallery")
 
 

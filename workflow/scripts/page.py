@@ -15,7 +15,9 @@ def main() -> None:
     import pandas as pd
 
     order = figures.Order(**args.config["order"])
-    found, title = examples(args["data"], args["adversarial"], artifacts.load_table(args["outcomes"]), order)
+    outcomes = artifacts.load_table(args["outcomes"])
+    outcomes = outcomes[outcomes["seed"] == args.config["shown_seed"]]
+    found, title = examples(args["data"], args["adversarial"], outcomes, order)
     text = page.render(
         {name: pd.read_csv(path) for name, path in args["table"].items()},
         json.loads(Path(args["verdicts"]).read_text(encoding="utf-8")),
