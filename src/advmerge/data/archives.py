@@ -130,7 +130,8 @@ def unpack(path: Path, folder: Path) -> None:
                     parts = PurePosixPath(name.replace("\\", "/"))
                     if parts.is_absolute() or ".." in parts.parts:
                         raise StudyError(f"{path}: holds '{name}', which would lie outside of {folder}")
-                file.extractall(folder)
+                for name in file.namelist():
+                    file.extract(name, folder)  # a link in a zip comes out as a file
         elif path.suffix == ".gz":
             with gzip.open(path) as source, (folder / path.stem).open("wb") as target:
                 shutil.copyfileobj(source, target, CHUNK)
