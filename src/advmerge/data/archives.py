@@ -125,13 +125,12 @@ def unpack(path: Path, folder: Path) -> None:
             with tarfile.open(path) as tar:
                 tar.extractall(folder, filter="data")  # refuses absolute paths, '..', devices, links out of the folder
         elif zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as file:
-                for name in file.namelist():
+            with zipfile.ZipFile(path) as zipped:
+                for name in zipped.namelist():
                     parts = PurePosixPath(name.replace("\\", "/"))
                     if parts.is_absolute() or ".." in parts.parts:
                         raise StudyError(f"{path}: holds '{name}', which would lie outside of {folder}")
-                for name in file.namelist():
-                    file.extract(name, folder)  # a link in a zip comes out as a file
+                zipped.extractall(folder)  # a link in a zip comes out as a file
         elif path.suffix == ".gz":
             with gzip.open(path) as source, (folder / path.stem).open("wb") as target:
                 shutil.copyfileobj(source, target, CHUNK)
