@@ -26,7 +26,7 @@ from advmerge.models import (
     to_unit,
 )
 from advmerge.seeding import derive, numpy_generator, torch_generator
-from advmerge.training import Anchor, augment, feature_statistics, few_shot_head, finetune, pretrain
+from advmerge.training import Anchor, augment, feature_statistics, few_shot_head, finetune, pretrain, probe_head
 from advmerge.transfer import answers, distances, zero_gradient_share
 
 BACKBONE: dict[str, Any] = {
@@ -104,6 +104,28 @@ def test_few_shot_head_by_another_way(encoder: nn.Module, normalise: Normalise) 
         first, second = features[label], features[label + 3]
         direction = first / first.norm() + second / second.norm()
         assert torch.allclose(tensors["weight"][label], 10 * direction / direction.norm(), atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_probe_is_where_the_penalised_loss_is_flat(encoder: nn.Module, normalise: Normalise, classes: int) -> None:
+    pixels, labels = images(60), torch.arange(60) % classes
+    statistics = feature_statistics(encoder, normalise, images(50, seed=1))
+    tensors = probe_head(encoder, normalise, pixels, labels, statistics, penalty=0.5)
+    head = Head(tensors)
+    with torch.no_grad():
+        features = encoder(normalise(pixels.float() / 255))
+        z = F.normalize((features - statistics[0]) / statistics[1], dim=-1)
+    assert torch.allclose(head(features), z @ tensors["weight"].T + tensors["bias"], atol=1e-5)
+
+    def loss(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        # Of two classes scikit-learn penalises the one row that it fits.
+        return F.cross_entropy(z @ weight.T + bias, labels, reduction="sum") + 0.25 * weight.square().sum()
+
+    weight, bias = (tensors[name].clone().requires_grad_() for name in ("weight", "bias"))
+    slopes = torch.autograd.grad(loss(weight, bias), (weight, bias))
+    fitted = slice(1, None) if classes == 2 else slice(None)
+    assert max(float(slope[fitted].abs().max()) for slope in slopes) < 1e-3
+    assert loss(weight, bias) < loss(weight * 0, bias * 0) - 0.1
 
 
 def test_few_shot_head_names_the_class_that_is_short(encoder: nn.Module, normalise: Normalise) -> None:

@@ -277,6 +277,9 @@ def test_any_value_anywhere_is_accepted_or_refused_in_one_sentence(
 HUB = {"hub": f"timm/clip@{'a' * 40}", "file": "model.safetensors", "sha256": "b" * 64}
 
 
+TINY = {"timm": "vit_tiny_patch16_224", "mean": [0.5], "std": [0.5], "pretrained": "recipe"}
+
+
 def published(content: dict[str, Any]) -> dict[str, Any]:
     """The smoke study with a published encoder."""
     for key, value in {
@@ -310,7 +313,13 @@ def published(content: dict[str, Any]) -> dict[str, Any]:
         ("finetune/anchor", 1, "finetune.anchor: 1, but without 'pretrain' there is no corpus: give 0"),
         ("tasks/latin", {"finetuned": {"hub": "x"}}, "tasks.latin.finetuned: expected {hub: owner/name@revision"),
         ("head", {"kind": "zero-shot"}, "head: kind 'zero-shot' needs open_clip"),
+        (
+            "surrogates",
+            {"tiny": {"backbone": TINY}},
+            "surrogates.tiny.backbone.pretrained: recipe, but the study has no",
+        ),
         ("head", {"kind": "few-shot", "shots": 4}, "head: kind 'few-shot' needs scale"),
+        ("head", {"kind": "probe", "shots": 4}, "head: kind 'probe' needs penalty"),
         ("head", {"kind": "zero-shot", "open_clip": "ViT-B-32", "shots": 4}, "kind 'zero-shot' has no option 'shots'"),
     ],
 )
@@ -337,6 +346,14 @@ def test_published_models_take_the_place_of_trained_ones(content: dict[str, Any]
     assert made["models/finetuned/latin.safetensors"] == ("published", {"task": "latin", "weights": tower})
     assert made["models/finetuned/texture.safetensors"][0] == "finetune"
     assert "finetuned" not in study.data_slice("latin")["options"]
+
+
+def test_what_published_models_do_not_go_with(tmp_path: Path, content: dict[str, Any]) -> None:
+    zero_shot = {"kind": "zero-shot", "open_clip": "ViT-B-32", "weights": HUB}
+    other = change(change(content, "head", zero_shot), "surrogates", {"tiny": {"backbone": TINY}, "finetuned": {}})
+    assert "surrogates.tiny.backbone: has no text tower for a zero-shot head" in refused(tmp_path, other)
+    several = change(change(published(content), "seeds", [0, 1]), "tasks/latin", {"finetuned": HUB})
+    assert "tasks.latin.finetuned: there is one published expert, and 'seeds'" in refused(tmp_path, several)
 
 
 def test_a_zero_shot_head_depends_on_the_texts_and_the_weights(content: dict[str, Any]) -> None:

@@ -155,17 +155,18 @@ class Pretrain(Recipe):
 
 
 class Head(Section):
-    """How the frozen heads are made: from a few images a class, or from the class names."""
+    """How the frozen heads are made: from a few images a class, from all training images, or from the class names."""
 
-    kind: Literal["few-shot", "zero-shot"]
+    kind: Literal["few-shot", "probe", "zero-shot"]
     shots: Positive | None = None
     scale: Rate | None = None
+    penalty: Rate | None = None
     open_clip: str | None = None
     weights: Weights | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Head:
-        needs = {"few-shot": {"shots", "scale"}, "zero-shot": {"open_clip"}}[self.kind]
+        needs = {"few-shot": {"shots", "scale"}, "probe": {"penalty"}, "zero-shot": {"open_clip"}}[self.kind]
         given = set(self.model_dump(exclude_none=True)) - {"kind"}
         if missing := sorted(needs - given):
             raise ValueError(f"kind '{self.kind}' needs {' and '.join(missing)}")
@@ -419,10 +420,8 @@ class Study(Section):
         for name, other in self.others.items():
             if other.pretrained == "recipe" and self.pretrain is None:
                 raise ValueError(f"surrogates.{name}.backbone.pretrained: recipe, but the study has no 'pretrain'")
-            if self.head.kind != "few-shot":
-                raise ValueError(
-                    f"surrogates.{name}.backbone: needs few-shot heads, and head.kind is '{self.head.kind}'"
-                )
+            if self.head.kind == "zero-shot":
+                raise ValueError(f"surrogates.{name}.backbone: has no text tower for a zero-shot head (head.kind)")
         for name, options in self.tasks.items():
             if "finetuned" in options:
                 if len(self.seeds) > 1:

@@ -181,6 +181,40 @@ def few_shot_head(
     return {"weight": scale * torch.stack(rows), "bias": torch.zeros(classes), "mean": mean, "std": std}
 
 
+def probe_head(
+    encoder: nn.Module,
+    normalise: Normalise,
+    images: Tensor,
+    labels: Tensor,
+    statistics: tuple[Tensor, Tensor],
+    penalty: float,
+) -> dict[str, Tensor]:
+    """A linear probe: multinomial logistic regression on standardised, length-normalised features, by scikit-learn.
+
+    It minimises Σ cross-entropy + penalty/2 · ‖W‖² over all training images; the bias is free.
+
+    Args:
+        encoder: the pretrained encoder.
+        normalise: the study's pixel normalisation.
+        images: uint8 [N, C, H, W].
+        labels: int64 [N], every class among them.
+        statistics: mean and std of the pretrained features, each [features].
+        penalty: weight of the squared norm.
+
+    Returns:
+        The tensors of a :class:`~advmerge.models.Head`.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, std = statistics
+    features = F.normalize((predict(nn.Sequential(normalise, encoder), images, 256) - mean) / std, dim=1)
+    fitted = LogisticRegression(C=1 / penalty, max_iter=2000, tol=1e-6).fit(features.double().numpy(), labels.numpy())
+    weight, bias = (torch.from_numpy(part).float() for part in (fitted.coef_, fitted.intercept_))
+    if len(weight) == 1:  # of two classes it gives one row, the second's against the first's
+        weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
+    return {"weight": weight, "bias": bias, "mean": mean, "std": std}
+
+
 class Anchor:
     """Penalty that keeps an encoder's features on pretraining images where the pretrained encoder had them.
 

@@ -1,16 +1,16 @@
-"""A task's frozen head: from the pretrained encoder and a few labelled images, or from the names of the classes."""
+"""A task's frozen head: from the pretrained encoder and labelled images, or from the names of the classes."""
 
 from advmerge.artifacts import load_tensors, save_tensors
 from advmerge.errors import StudyError
 from advmerge.models import Model, Normalise, device
 from advmerge.published import weights_file
 from advmerge.script import Arguments, arguments, run, work
-from advmerge.training import anchor_images, feature_statistics, few_shot_head
+from advmerge.training import anchor_images, feature_statistics, few_shot_head, probe_head
 from advmerge.zeroshot import load_clip, prompts, zero_shot_head
 
 
-def few_shot(args: Arguments, data: dict, classes: list) -> dict:
-    """From ``head.shots`` images a class; the features' statistics are those over the corpus, or the task's images."""
+def from_images(args: Arguments, data: dict, classes: list) -> dict:
+    """From ``head.shots`` images a class, or all; the features' statistics are those over the corpus, or the task's."""
     head = args.config["head"]
     pretrained = Model(args["pretrained"])
     place = device()
@@ -18,6 +18,9 @@ def few_shot(args: Arguments, data: dict, classes: list) -> dict:
     normalise = Normalise.of(pretrained.backbone).to(place)
     wide = load_tensors(args["corpus"])[0] if args["corpus"] else data
     statistics = feature_statistics(encoder, normalise, anchor_images(wide["train_images"]))
+    if head["kind"] == "probe":
+        images, labels = data["train_images"], data["train_labels"]
+        return probe_head(encoder, normalise, images, labels, statistics, head["penalty"])
     try:
         return few_shot_head(
             encoder,
@@ -47,7 +50,7 @@ def main() -> None:
     classes = metadata["classes"]
     with work():
         tensors = (
-            zero_shot(args, classes) if args.config["head"]["kind"] == "zero-shot" else few_shot(args, data, classes)
+            zero_shot(args, classes) if args.config["head"]["kind"] == "zero-shot" else from_images(args, data, classes)
         )
     save_tensors(args["output"], tensors, {**args.provenance(), "classes": classes})
 
