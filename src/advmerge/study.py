@@ -310,7 +310,7 @@ class Study(Section):
 
     study: str
     seed: Annotated[int, Field(ge=0)]
-    seeds: list[Annotated[int, Field(ge=0)]] = []
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     data: Data
     tasks: Annotated[dict[str, Options], Field(min_length=1)]
     backbone: Backbone
@@ -539,7 +539,7 @@ class Study(Section):
     @property
     def first_seed(self) -> int:
         """The seed of fine-tuning whose models have plain names; examples and explanations are shown of it."""
-        return (self.seeds or [self.seed])[0]
+        return self.seeds[0]
 
     def in_seed(self, name: str, seed: int) -> str:
         """What a model is called in a seed: its name in the first, and in any if no training is behind it."""
@@ -550,7 +550,7 @@ class Study(Section):
     def every(self, names: Iterable[str]) -> list[str]:
         """The models of all seeds that go by these names, each once."""
         names = list(names)
-        return list(dict.fromkeys(self.in_seed(name, seed) for seed in self.seeds or [self.seed] for name in names))
+        return list(dict.fromkeys(self.in_seed(name, seed) for seed in self.seeds for name in names))
 
     @property
     def encoders(self) -> list[str]:
