@@ -66,6 +66,7 @@ def study() -> dict[str, Any]:
     return {
         "study": "published",
         "seed": 0,
+        "seeds": [0],
         "data": {"splits": {"train": 12, "val": 6, "adapt": 6, "test": 8, "attack": 8}},
         "tasks": {
             "signs": {"kind": "gtsrb"},
