@@ -184,6 +184,7 @@ def _zip(members: dict[str, bytes]) -> bytes:
         _zip({"..\\out.txt": b"x"}),
         _tar({"a": bytes(CONTENT)})[:-900],
     ],
+    ids=["tar up", "link out", "link up", "zip up", "zip down and up", "zip absolute", "zip backslash", "cut off"],
 )
 def test_nothing_is_written_outside_and_damage_is_named(tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "folder"
