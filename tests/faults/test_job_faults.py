@@ -251,7 +251,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(run: Run, disk: Callable[[str], Path]) -> None:
     output = disk("size=256k") / "data.safetensors"
     assert sentence(run("data", DIGITS, "--output", str(output))) == (
-        f"{output}: could not be written: No space left on device"
+        f"task 'uci_digits': {output}: could not be written: No space left on device"
     )
     assert not list(output.parent.iterdir())
     disk("size=4m")
