@@ -415,7 +415,7 @@ def surgery_dose_config(wildcards):
 EXPLAINED_SETS = explained_sets("")
 EXPLAINED = {
     **{f"pairs/{target}": PAIRS.format(target=target) for target in study.explained_targets},
-    **{f"dose/{name}": DOSE.format(merged=name) for name in WITH_SURGERY},
+    **{f"dose/{name}": DOSE.format(merged=name) for name in study.with_surgery},
     "path": WEIGHT_PATH,
     "plane": WEIGHT_PLANE,
 }
