@@ -452,7 +452,7 @@ def test_files_that_hold_no_claims(tmp_path: Path) -> None:
         "a: [": "not readable as YAML",
         "- a": "expected the keys 'claims'",
         "claims: {}\nmore: 1": "expected the keys 'claims'",
-        "claims: {a: {}, a: {}}": "the key 'a' is given twice near line 1",
+        "claims: {a: {}, a: {}}": "the key 'a' is given twice",
         "where: {tsk: a}\nclaims: {}": "where: unknown column 'tsk'; choose one of: architecture",
     }.items():
         with pytest.raises(StudyError, match=words):

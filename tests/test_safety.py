@@ -115,9 +115,9 @@ def test_the_studys_yaml_makes_no_objects() -> None:
     """The one loader with a Loader of its own is a safe one."""
     import yaml
 
-    from advmerge.study import _UniqueKeys
+    from advmerge.yaml_files import UniqueKeys
 
-    assert issubclass(_UniqueKeys, yaml.SafeLoader)
+    assert issubclass(UniqueKeys, yaml.SafeLoader)
 
 
 def test_no_pickle_is_kept_in_git() -> None:

@@ -124,7 +124,7 @@ def test_a_misspelt_key_is_named_before_the_one_it_leaves_missing(tmp_path: Path
 def test_files_that_are_no_study(tmp_path: Path) -> None:
     assert "not readable as YAML" in refused(tmp_path, "a: [")
     assert "expected a mapping of keys to values, found list" in refused(tmp_path, "- a")
-    with pytest.raises(StudyError, match="no such study file"):
+    with pytest.raises(StudyError, match="no such file"):
         load(tmp_path / "absent.yaml")
     with pytest.raises(StudyError, match="the key 'seed' is given twice"):
         path = tmp_path / "twice.yaml"

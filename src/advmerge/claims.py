@@ -16,10 +16,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from advmerge import statistics
+from advmerge import statistics, yaml_files
 from advmerge.errors import StudyError
 
 if TYPE_CHECKING:
@@ -161,32 +160,13 @@ class Claim(BaseModel):
         return self
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise StudyError(f"{self.name}: the key '{key}' is given twice near line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path | str) -> list[Claim]:
     """Read the claims, the file's common ``where`` put into each.
 
     Raises:
         StudyError: one sentence naming the file, the claim, what is wrong, and the choices.
     """
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            loader = _UniqueKeys(file)
-            loader.name = str(path)
-            content = loader.get_single_data()
-    except FileNotFoundError:
-        raise StudyError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    content = yaml_files.read(path)
     claims = content.get("claims") if isinstance(content, dict) else None
     if not isinstance(claims, dict) or not set(content) <= {"where", "claims"}:
         raise StudyError(f"{path}: expected the keys 'claims' (name: claim) and, if need be, 'where' (column: value)")

@@ -29,7 +29,7 @@ RULES = {
     for file in (ROOT / "workflow/rules").glob("*.smk")
     for rule in re.findall(r"^rule (\w+):", file.read_text(), re.MULTILINE)
 }
-DEFINES_JOBS = {"workflow/rules/common.smk", "src/advmerge/study.py", "src/advmerge/sources.py"}
+DEFINES_JOBS = {"workflow/rules/common.smk", "src/advmerge/study", "src/advmerge/sources.py"}
 METADATA = ".snakemake/metadata"
 
 # One or more changes under each key that a stage may list: the key, and what it becomes (None: it is left out).
@@ -168,7 +168,7 @@ def drift(stages: dict[str, Stage], jobs: list[Job], reads: dict[str, set[str]])
 
     record = stages["record"]
     artifacts = {out for stage in phases.values() for out in stage.outs}
-    code = {"workflow/scripts/audit.py", "src/advmerge/artifacts.py", "src/advmerge/study.py"}
+    code = {"workflow/scripts/audit.py", "src/advmerge/artifacts.py", "src/advmerge/study"}
     yield from (
         f"record: deps and what it audits differ by {path}"
         for path in ({*code, "params.yaml"} | artifacts) ^ {*record.deps}

@@ -250,6 +250,6 @@ def test_a_missing_study_is_named(bare: Tree, tmp_path: Path) -> None:
     tree = Tree(tmp_path / "tree", bare.home)
     shutil.copytree(bare.path, tree.path)
     (tree.path / "params.yaml").unlink()
-    assert one_sentence(tree.snakemake(fails=True)) == "error: params.yaml: no such study file"
+    assert one_sentence(tree.snakemake(fails=True)) == "error: params.yaml: no such file"
     assert "studies/nothing.yaml" in bare.snakemake("--configfile", "studies/nothing.yaml", fails=True)
     assert not (tree.path / "results").exists()

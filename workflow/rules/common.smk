@@ -48,8 +48,8 @@ WEIGHT_PATH = f"{RESULTS}/explanations/path.parquet"
 WEIGHT_PLANE = f"{RESULTS}/explanations/plane.parquet"
 
 # Models of the study's other seeds are called seed1/ties, seed1/finetuned, …: see Study.replicate.
-PLAIN = study.every(name for name, entry in study.merging.items() if "method" in entry)
-WITH_SURGERY = study.every(name for name, entry in study.merging.items() if "base" in entry)
+PLAIN = study.every(study.plain)
+WITH_SURGERY = study.every(study.with_surgery)
 TARGETS = study.every(study.targets)
 UNPACKED = [name for name, other in study.others.items() if other.pretrained != "recipe"]
 PUBLISHED = study.published()
