@@ -172,7 +172,7 @@ def test_nothing_is_loaded_from_elsewhere(html: str, elements: Elements) -> None
         for key in ("src", "href", "srcset", "action", "data", "poster", "background"):
             if key in attributes:
                 assert (attributes[key] or "").startswith(("#", "data:")), f"<{tag} {key}={attributes[key]}>"
-    style = page.STYLE.read_text()
+    style = (page.FOLDER / "page.css").read_text()
     assert "url(" not in style and "@import" not in style
     (policy,) = (a["content"] for _, a, _ in elements.all if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None and policy.startswith("default-src 'none';") and "http" not in policy
@@ -222,7 +222,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_colours_contrast_as_wcag_asks(theme: int) -> None:
-    pairs = re.findall(r"--([a-z]+): light-dark\((#\w{6}), (#\w{6})\)", page.STYLE.read_text())
+    pairs = re.findall(r"--([a-z]+): light-dark\((#\w{6}), (#\w{6})\)", (page.FOLDER / "page.css").read_text())
     colours = {name: both[theme] for name, *both in pairs}
 
     def contrast(one: str, other: str) -> float:
@@ -262,7 +262,7 @@ def test_every_claim_stands_there_with_its_verdict(elements: Elements, evaluated
         assert f"{claim['tasks_agreeing']} of {claim['tasks']}" in said
         p = claim["p_adjusted"]
         assert (f"{p:.3f}" if p >= 0.001 else "< 0.001") in said
-    counts = page.counted(evaluated)
+    counts = page.verdicts.counted(evaluated)
     heading = elements.text("claims-title")
     assert all(f"{count} {verdict}" in heading for verdict, count in counts.items())
     assert sum(counts.values()) == len(evaluated["claims"])
@@ -284,16 +284,16 @@ def test_every_claim_stands_there_with_its_verdict(elements: Elements, evaluated
     ],
 )
 def test_effects_in_words(test: str, measure: str, value: float, said: str) -> None:
-    assert page.quantity({"test": test, "measure": measure}, value) == said
+    assert page.verdicts.quantity({"test": test, "measure": measure}, value) == said
 
 
 def test_the_strip_puts_the_margin_in_the_middle() -> None:
     claim = {"low": 0.6, "high": 1.0, "effect": 0.8, "margin": 0.5}
-    drawn = page.strip(claim, width=230)
+    drawn = page.verdicts.strip(claim, width=230)
     assert drawn is not None
     # reach 1.15 · 0.5: the farthest end is at 115 + 100
     assert [drawn[key] for key in ("low", "effect", "high", "middle")] == [135.0, 175.0, 215.0, 115.0]
-    assert page.strip({**claim, "low": None}) is None
+    assert page.verdicts.strip({**claim, "low": None}) is None
 
 
 def test_the_answer_is_the_range_over_merged_models() -> None:
@@ -309,7 +309,9 @@ def test_the_answer_is_the_range_over_merged_models() -> None:
         columns=["surrogate", "attack", "eps", "target", "denominator", "transfer_asr"],
     )
     order = figures.Order(surrogates=["pretrained"], controls=["noise"])
-    found = page.answer({"relative_by_method.csv": methods, "rates_by_target.csv": noise}, ["ties", "average"], order)
+    found = page.explore.answer(
+        {"relative_by_method.csv": methods, "rates_by_target.csv": noise}, ["ties", "average"], order
+    )
     assert found is not None
     said = {
         line["name"]: [cell and (cell["rates"], cell["ratio"]) for cell in line["cells"]] for line in found["lines"]
@@ -320,7 +322,10 @@ def test_the_answer_is_the_range_over_merged_models() -> None:
     assert said["crafted on the merged model itself"] == [None, ("70.0–70.0\u00a0%", ""), None]
     assert said["random noise of the same size"][1] == ("2.0–2.0\u00a0%", "")
     assert "crafted on pretrained in 20.0–40.0\u00a0%" in found["lead"]
-    assert page.answer({"relative_by_method.csv": methods[:0], "rates_by_target.csv": noise}, ["ties"], order) is None
+    assert (
+        page.explore.answer({"relative_by_method.csv": methods[:0], "rates_by_target.csv": noise}, ["ties"], order)
+        is None
+    )
 
 
 def content(html: str) -> dict[str, Any]:
@@ -386,17 +391,17 @@ def test_what_the_plots_are_drawn_from_is_every_row_of_the_tables(html: str, tab
 
 def test_models_say_how_they_were_made(html: str, tables: Any) -> None:
     order = figures.Order(**ORDER)
-    trained = page.training(models(), tables, order)
+    trained = page.making.training(models(), tables, order)
     assert [row["name"] for row in trained] == ["pretrained", *(f"finetuned: {t}" for t in TASKS[:3]), "multitask"]
     assert {(row["steps"], row["batch"], row["lr"], row["loss"]) for row in trained} == {(123, 16, "0.002", "0.123")}
     foreign = {"finetuned/net/letters": models()["pretrained"], "finetuned/bait": models()["pretrained"]}
-    assert [(row["name"], row["accuracy"]) for row in page.training(foreign, tables, order)] == [
+    assert [(row["name"], row["accuracy"]) for row in page.making.training(foreign, tables, order)] == [
         ("net: letters", "–"),
         ("finetuned: bait", "–"),
     ]
     accuracy = tables["accuracy.csv"].query("model == 'finetuned' and split == 'test'").set_index("task")["accuracy"]
     assert trained[1]["accuracy"] == f"{100 * accuracy[TASKS[0]]:.1f}\u00a0%"
-    made = {row["name"]: row for row in page.merging(models(), MERGED, tables, order)}
+    made = {row["name"]: row for row in page.making.merging(models(), MERGED, tables, order)}
     assert made["ties"]["chosen"] == "scale 0.75" and made["ties"]["validation"] == "37.5\u00a0%"
     assert [entry["options"] for entry in made["ties"]["tried"]] == ["scale 0.5", "scale 0.75"]
     assert made["ties"]["more"] == ["coefficients 0.1 to 0.9"]
@@ -407,24 +412,24 @@ def test_models_say_how_they_were_made(html: str, tables: Any) -> None:
 
 def test_pictures_are_the_images() -> None:
     image = example().clean
-    head, _, body = page.image_uri(image).partition(",")
+    head, _, body = page.gallery.image_uri(image).partition(",")
     assert head == "data:image/png;base64"
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
     assert np.array_equal(shown, np.rint(255 * image[0]))
     photo = np.linspace(0, 1, 3 * 224 * 224, dtype=np.float32).reshape(3, 224, 224)
-    head, _, body = page.image_uri(photo).partition(",")
+    head, _, body = page.gallery.image_uri(photo).partition(",")
     assert head == "data:image/webp;base64" and len(body) < 20_000
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))).transpose(2, 0, 1) / 255
     assert np.abs(shown - photo).max() < 0.05
 
 
 def test_the_gallery_says_who_is_right_and_who_was_wrong_before() -> None:
-    found = page.gallery([example(), example(task=TASKS[1], label="क")], figures.Order(**ORDER))
+    found = page.gallery.gallery([example(), example(task=TASKS[1], label="क")], figures.Order(**ORDER))
     assert found["factor"] == 15  # 0.5 / (8 / 255)
     states = {answer["model"]: answer["state"] for answer in found["rows"][0]["answers"]}
     assert states["ties"] == "wrong" and states["multitask"] == "wrong before" and states["TIES + surgery"] == "right"
     assert found["rows"][0]["fooled"] == 2 and found["rows"][1]["label"] == "क (ka)"
-    assert page.gallery([], figures.Order()) == {"rows": [], "factor": 1}
+    assert page.gallery.gallery([], figures.Order()) == {"rows": [], "factor": 1}
 
 
 @pytest.mark.parametrize("path", [ROOT / "params.yaml", *(ROOT / "studies").glob("*.yaml")], ids=lambda p: p.name)
