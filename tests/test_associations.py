@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -34,12 +35,12 @@ CONFIG = {
 }
 
 
-def landscape(places: list[dict], seed: int) -> pd.DataFrame:
+def landscape(places: list[dict], seed: int, tasks: Sequence[str] = TASKS[:4]) -> pd.DataFrame:
     """Rows as explanations.outcome makes them, for every place, task and surrogate."""
     rng = numpy_generator(seed, "landscape")
     rows = []
     for place in places:
-        for task in TASKS[:4]:
+        for task in tasks:
             common = {"images": 64, "loss": float(rng.random()), "correct": int(rng.integers(30, 64)),
                       "representation_bias": float(rng.random())}  # fmt: skip
             for surrogate in SURROGATES:
@@ -54,13 +55,13 @@ def outcomes() -> pd.DataFrame:
     return synthetic(images=48, tasks=TASKS[:4], targets=TARGETS)[0]
 
 
-@pytest.fixture(scope="module")
-def parts() -> dict[str, pd.DataFrame]:
+def measured(tasks: Sequence[str] = TASKS[:4], targets: Sequence[str] = TARGETS) -> dict[str, pd.DataFrame]:
+    """What the rules of explain.smk make, with random numbers in it."""
     rng = numpy_generator(0, "pairs")
     rows = []
-    for task in TASKS[:4]:
+    for task in tasks:
         for surrogate in SURROGATES:
-            for target in TARGETS:
+            for target in targets:
                 names = {"task": task, "surrogate": surrogate, "target": target}
                 for measure in ("gradient_cosine", "sign_agreement", "surrogate_gradient_norm", "target_gradient_norm",
                                 "feature_distance", "representation_bias", "boundary_distance", "boundary_ratio"):  # fmt: skip
@@ -74,10 +75,15 @@ def parts() -> dict[str, pd.DataFrame]:
     grid = (0.0, 0.5, 1.0)
     return {
         "pairs": pd.DataFrame(rows),
-        "dose": landscape([{"target": surgical, "dose": dose} for dose in grid], 1),
-        "path": landscape([{"scale": scale} for scale in (0.0, 0.25, 0.5, 1.0)], 2),
-        "plane": landscape([{"toward_expert": a, "toward_merged": b} for a in grid for b in grid], 3),
+        "dose": landscape([{"target": surgical, "dose": dose} for dose in grid], 1, tasks),
+        "path": landscape([{"scale": scale} for scale in (0.0, 0.25, 0.5, 1.0)], 2, tasks),
+        "plane": landscape([{"toward_expert": a, "toward_merged": b} for a in grid for b in grid], 3, tasks),
     }
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, pd.DataFrame]:
+    return measured()
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from advmerge import claims, comparison, figures, page, statistics
+from advmerge import associations, claims, comparison, figures, page, statistics
 from advmerge.errors import StudyError
 from advmerge.study import Study, load
+from test_associations import measured
 from test_statistics import ATTACKS, ROOT, TASKS, synthetic
 
 TARGETS = ["weight_averaging", "weight_averaging_surgery", "ties", "ties_surgery", "multitask"]
@@ -44,13 +45,24 @@ CONFIG = {
     "name": "synthetic",
     "merged": MERGED,
     "study": "study: synthetic\nlabels: {mifgsm: <b>}\n",
+    "explained": {
+        "attack": "pgd",
+        "eps": 8 / 255,
+        "path": {"vector": "sum", "vectors": 3},
+        "plane": {"merged": "ties"},
+    },
 }
 
 
 def computed(outcomes: pd.DataFrame, accuracy: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The page's tables, rounded as the CSV files are."""
+    tasks, targets = (
+        sorted(set(outcomes["task"].astype(str))),
+        sorted(set(outcomes["target"].astype(str)) & set(TARGETS)),
+    )
     found = statistics.tables(outcomes, accuracy, bootstrap=60)
-    found["comparison_ranks.csv"] = comparison.ranks(outcomes)
+    found |= comparison.tables(outcomes, accuracy, bootstrap=60)
+    found |= associations.tables(measured(tasks, targets), outcomes, "pgd", 8 / 255)
     text = {name: found[name].to_csv(index=False, float_format="%.6g") for name in page.TABLES}
     return {name: pd.read_csv(io.StringIO(csv)) for name, csv in text.items()}
 
@@ -389,6 +401,164 @@ def test_what_the_plots_are_drawn_from_is_every_row_of_the_tables(html: str, tab
             assert value is None if np.isnan(row[column]) else value / 10_000 == pytest.approx(row[column], abs=5.1e-5)
 
 
+def test_comparisons_are_those_of_the_tables(html: str, tables: Any) -> None:
+    data, order = content(html), figures.Order(**ORDER)
+    ranks = tables["comparison_ranks.csv"]
+    assert len(data["ranks"]) == len(ranks.groupby(["surrogate", "unit"]))
+    for shown in data["ranks"]:
+        rows = ranks[(ranks["surrogate"] == shown["surrogate"]) & (ranks["unit"] == shown["unit"])]
+        mean = dict(zip(map(order.label, rows["target"]), rows["mean_rank"], strict=True))
+        assert dict(zip(shown["targets"], shown["ranks"], strict=True)) == pytest.approx(mean, abs=1e-4)
+        assert shown["ranks"] == sorted(shown["ranks"])
+        together = {
+            (a, b) for first, last in shown["cliques"] for a in range(first, last + 1) for b in range(a, last + 1)
+        }
+        near = {(a, b) for a in range(len(rows)) for b in range(a, len(rows))
+                if shown["ranks"][b] - shown["ranks"][a] <= shown["critical_distance"]}  # fmt: skip
+        assert together | {(k, k) for k in range(len(rows))} == near
+
+    sent = data["pairs"]
+    seen = {}
+    for surrogate, setting, a, b, *values in sent["rows"]:
+        key = sent["surrogates"][surrogate], sent["settings"][setting], sent["targets"][a], sent["targets"][b]
+        seen[key] = dict(zip(sent["columns"], values, strict=True))
+    table = tables["comparison_pairs.csv"]
+    assert len(seen) == len(table) and sent["settings"][0] == "All attacks together"
+    for row in table.to_dict("records"):
+        within = "no budget" if np.isnan(row["eps"]) else f"ε\u00a0=\u00a0{figures.budget(row['eps'])}"
+        named = "All attacks together" if row["attack"] == "(all)" else f"{order.label(row['attack'])}, {within}"
+        shown = seen[row["surrogate"], named, row["a"], row["b"]]
+        assert shown["difference"] / 1e4 == pytest.approx(row["difference"], abs=5.1e-5)
+        assert shown["p_holm"] / 1e6 == pytest.approx(row["p_holm"], abs=5.1e-7)
+        assert (shown["images"], shown["tasks_a_higher"]) == (row["images"], row["tasks_a_higher"])
+
+    rows = data["regression"]["rows"]
+    assert [row["term"] for row in rows] == ["Target"] * 4 + ["Crafted on"] + ["Attack"] * 5 + [
+        "ε doubled",
+        "10 points more accuracy",
+    ]
+    model = tables["comparison_model.csv"].query("model == 'mixed'").set_index(["term", "level"])
+    pgd = next(row for row in rows if row["level"] == "pgd")
+    odds, low, high, _ = pgd["estimates"]["mixed"]
+    wanted = model.loc[("attack", "pgd")]
+    assert (odds, low, high) == pytest.approx(np.exp([wanted["estimate"], wanted["low"], wanted["high"]]), rel=1e-3)
+    assert pgd["reference"] == wanted["reference"] == "autopgd"
+
+
+def test_explanations_are_those_of_the_tables(html: str, tables: Any) -> None:
+    sent = content(html)["explained"]
+    table = tables["explanations_by_cell.csv"]
+    names = [measure["name"] for measure in sent["measures"]]
+    packed = {(sent["task"][t], sent["surrogate"][s], sent["target"][g]): rest for t, s, g, *rest in sent["cells"]}
+    order, beyond = figures.Order(**ORDER), 0
+    for row in table.to_dict("records"):
+        values, rates = packed[row["task"], row["surrogate"], row["target"]]
+        within = "no budget" if np.isnan(row["eps"]) else f"ε\u00a0=\u00a0{figures.budget(row['eps'])}"
+        rate, n = rates[sent["settings"].index(f"{order.label(row['attack'])}, {within}")]
+        assert rate == pytest.approx(row["transfer_asr"], rel=1e-3) and n == row["n"]
+        for name, value in zip(names, values, strict=True):
+            if np.isinf(row[name]):
+                assert value == "inf"
+                beyond += 1
+            elif not np.isnan(row[name]):
+                assert value == pytest.approx(row[name], rel=1e-3)
+    assert beyond > 0
+    correlation = (
+        tables["explanations_correlation.csv"].fillna({"given": ""}).set_index(["attack", "eps", "measure", "given"])
+    )
+    at = sent["settings"].index("pgd, ε\u00a0=\u00a08/255")
+    eps = next(value for value in table["eps"] if figures.budget(value) == "8/255")
+    for given, numbers in zip(sent["given"], sent["correlations"][at]["cka_features"], strict=True):
+        assert numbers == pytest.approx(
+            correlation.loc["pgd", eps, "cka_features", given][["rho", "lowest", "highest"]].tolist(), rel=1e-3
+        )
+    path = tables["explanations_path.csv"]
+    assert [row[:2] for row in sent["path"]] == [
+        [s, n] for s in sorted(set(path["scale"])) for n in ("finetuned", "pretrained")
+    ]
+
+
+def test_the_cases_behind_a_verdict_are_counted_by_hand() -> None:
+    rows = [
+        ["a", "finetuned", "pgd", 0.1, name, n, s, t] for name, n, s, t in (("ties", 10, 8, 4), ("multitask", 10, 5, 7))
+    ]
+    rows += [["b", "finetuned", "pgd", 0.1, "ties", 20, 10, 10], ["b", "finetuned", "pgd", 0.1, "multitask", 0, 0, 0]]
+    columns = ["task", "surrogate", "attack", "eps", "target", "n", "surrogate_fooled", "target_fooled"]
+    common = {"denominator": "both", "direction": "greater", "margin": 0}
+    share = {"name": "share", "test": "share", "measure": "excess", "holds": "at_most", **common} | {
+        "cases": [{"a": [k], "b": [], "value": v} for k, v in ((0, -0.4), (1, 0.2), (2, 0.0), (3, None))]
+    }
+    pair = {"name": "pair", "test": "difference", "measure": "transfer_asr", **common} | {
+        "cases": [{"a": [0], "b": [1], "value": -0.3}]
+    }
+    level = {"name": "level", "test": "level", "measure": "relative", **common, "margin": 0.95} | {
+        "cases": [{"a": [0, 1, 2, 3], "b": [], "value": 0.91}]
+    }
+    untested = {**pair, "name": "untested", "cases": []}
+    evaluated = {"claims": [share, pair, level, untested], "cells": {"both": {"columns": columns, "rows": rows}}}
+    said, sent = page.verdicts.behind(evaluated, figures.Order(labels={"ties": "TIES"}))
+
+    def listed(name: str, names: int) -> list[list[Any]]:
+        return [[*(sent["texts"][k] for k in row[:names]), *row[names:]] for row in sent["claims"][name]["rows"]]
+
+    assert [(entry.get("agreeing"), entry["of"], entry.get("total")) for entry in said] == [
+        (2, 3, 4), (0, 1, 1), (2, 3, 4), (None, 0, None)
+    ]  # fmt: skip
+    assert said[0]["by"] == [
+        {"axis": "Task", "counts": [["a", 1, 2], ["b", 1, 1]]},
+        {"axis": "Target", "counts": [["multitask", 0, 1], ["TIES", 2, 2]]},
+    ]
+    assert listed("share", 5)[1] == ["a", "finetuned", "pgd", "25.5/255", "multitask", 2000, 10]
+    assert sent["claims"]["pair"]["axes"] == ["Task", "Crafted on", "Attack", "Budget"]
+    assert listed("pair", 6) == [["a", "finetuned", "pgd", "25.5/255", "TIES", "multitask", 4000, 7000, -3000, 10]]
+    assert [row[-2:] for row in listed("level", 5)] == [[5000, 10], [14000, 10], [10000, 20], [None, 0]]
+    assert said[2]["noun"] == "cells" and "untested" not in sent["claims"]
+
+
+def test_a_verdicts_cases_make_its_effect(html: str, evaluated: Any) -> None:
+    said, sent = page.verdicts.behind(evaluated, figures.Order(**ORDER))
+    for claim, found in zip(evaluated["claims"], said, strict=True):
+        if claim["test"] == "share":
+            assert found["agreeing"] / found["of"] == pytest.approx(claim["effect"], rel=1e-5)
+            for axis in found["by"]:
+                assert [sum(column) for column in zip(*(count[1:] for count in axis["counts"]), strict=True)] == [
+                    found["agreeing"], found["of"]
+                ]  # fmt: skip
+        if claim["cases"]:
+            assert len(sent["claims"][claim["name"]]["rows"]) == found["total"] >= claim["n_cases"]
+            assert f"cases-{claim['name']}" in html
+
+
+@pytest.fixture(scope="module")
+def two_seeds(study: Any, tables: Any) -> dict[str, pd.DataFrame]:
+    """The tables of a study whose second seed is another draw of everything."""
+    outcomes, accuracy = study
+    other, again = synthetic(images=48, tasks=TASKS[:3], targets=TARGETS, seed=1)
+    both = pd.concat([outcomes.assign(seed=0), other.assign(seed=5)], ignore_index=True)
+    by_seed = statistics.seeds(
+        statistics.without_controls(both, ["noise"]), pd.concat([accuracy.assign(seed=0), again.assign(seed=5)])
+    )
+    found = {"seeds.csv": by_seed, "seeds_spread.csv": statistics.spread(by_seed)}
+    return tables | {
+        name: pd.read_csv(io.StringIO(table.to_csv(index=False, float_format="%.6g"))) for name, table in found.items()
+    }
+
+
+def test_seeds_are_those_of_the_tables_and_one_is_said_to_be_one(html: str, elements: Elements, two_seeds: Any) -> None:
+    assert "one seed of fine-tuning (0)" in elements.text("seeds") and content(html)["seeds"]["rows"] == []
+    sent = page.seeds.seeds(two_seeds, figures.Order(**ORDER))
+    assert sent["seeds"] == [0, 5]
+    rows = {tuple(row[:5]): row[5:] for row in sent["rows"]}
+    key = ("relative", "ties", "finetuned", "8/255", "fooled")
+    of = "quantity == 'relative' and model == 'ties' and surrogate == 'finetuned' and denominator == 'fooled'"
+    each = two_seeds["seeds.csv"].query(of)
+    each = each[each["eps"].map(figures.budget) == "8/255"].set_index("seed")["value"]
+    values, (mean, sd, low, high) = rows[key]
+    assert values == pytest.approx([each[0], each[5]], abs=5e-5)
+    assert (mean, sd) == pytest.approx((each.mean(), each.std()), abs=1e-4) and low < mean < high
+    assert ("accuracy", "ties", "", "", "") in rows and not any(name[1] == name[2] for name in rows)
+
+
 def test_models_say_how_they_were_made(html: str, tables: Any) -> None:
     order = figures.Order(**ORDER)
     trained = page.making.training(models(), tables, order)
@@ -584,10 +754,103 @@ def test_the_white_box_is_a_surrogate_too(tab: Tab, tables: Any) -> None:
     assert tab.complaints == []
 
 
+def test_comparisons_follow_their_choices(tab: Tab, tables: Any) -> None:
+    pairs = tables["comparison_pairs.csv"]
+    seen = set()
+    for surrogate, setting, attack, eps in (
+        ("finetuned", "0", "(all)", None),
+        ("pretrained", "0", "(all)", None),
+        ("pretrained", "1", "fgsm", "4/255"),
+    ):
+        tab.choose(**{"compared-surrogate": surrogate, "compared-setting": setting})
+        rows = pairs[(pairs["surrogate"] == surrogate) & (pairs["attack"] == attack)]
+        rows = rows[rows["eps"].map(figures.budget) == eps] if eps else rows
+        shown = {frozenset(row[:2]): float(row[2].replace("−", "-")) for row in tab.table("pairs")[1:]}
+        label = figures.Order(**ORDER).label
+        for row in rows.itertuples():
+            assert abs(shown[frozenset([label(row.a), label(row.b)])]) == pytest.approx(
+                abs(100 * row.difference), abs=0.06
+            )
+        assert tab.page.locator("#pairs-plot svg g.mark-rect.role-mark path").count() == 2 * len(rows) == 2 * len(shown)
+        seen.add(tuple(tab.written("pairs")))
+    assert len(seen) == 3
+    over_tasks = tab.table("ranks")
+    tab.choose(**{"compared-unit": "cell"})
+    ranks = (
+        tables["comparison_ranks.csv"].query("surrogate == 'pretrained' and unit == 'cell'").sort_values("mean_rank")
+    )
+    assert [row[2] for row in tab.table("ranks")[1:]] == [f"{rank:.2f}" for rank in ranks["mean_rank"]]
+    assert tab.table("ranks") != over_tasks
+    assert tab.page.locator("#ranks-plot svg g.mark-symbol.role-mark path").count() == len(TARGETS)
+    fitted = tables["comparison_model.csv"]
+    terms = fitted[~fitted["term"].isin(["constant", "sd of image"]) & fitted["low"].notna()]
+    assert tab.page.locator("#regression-plot svg g.mark-symbol.role-mark path").count() == len(terms)
+    assert tab.complaints == []
+
+
+def test_explanations_follow_their_choices(tab: Tab, tables: Any) -> None:
+    cells, rho = tables["explanations_by_cell.csv"], tables["explanations_correlation.csv"].fillna({"given": ""})
+    seen = set()
+    for measure, setting, attack, eps in (
+        ("gradient_cosine", "pgd, ε\u00a0=\u00a08/255", "pgd", "8/255"),
+        ("boundary_ratio", "pgd, ε\u00a0=\u00a08/255", "pgd", "8/255"),
+        ("cka_features", "cw, no budget", "cw", "no budget"),
+    ):
+        tab.page.select_option("#explained-setting", label=setting)
+        tab.choose(**{"explained-measure": measure})
+        rows = cells[(cells["attack"] == attack) & (cells["eps"].map(figures.budget) == eps) & (cells["n"] > 0)]
+        drawn = tab.page.locator("#alignment-plot svg g.mark-symbol.role-mark path")
+        assert drawn.count() == len(rows) == len(tab.table("alignment")) - 1
+        shown = sorted(row[4].removesuffix("\u00a0%") for row in tab.table("alignment")[1:])
+        assert np.allclose(np.sort(np.array(shown, dtype=float)), np.sort(100 * rows["transfer_asr"]), atol=0.06)
+        seen.add(drawn.first.get_attribute("transform"))
+        whole = rho[
+            (rho["attack"] == attack) & (rho["eps"].map(figures.budget) == eps) & (rho["measure"] == measure)
+        ].set_index("given")["rho"]
+        said = re.findall(
+            r"Rank correlation (−?[\d.]+); partial, given [^:]*: (−?[\d.]+)", tab.page.inner_text("#alignment-caption")
+        )
+        assert [float(text.replace("−", "-")) for text in said[0]] == pytest.approx(
+            [whole.iloc[0], whole.iloc[-1]], abs=0.0051
+        )
+    assert len(seen) == 3
+    before = drawn.first.get_attribute("fill")
+    tab.choose(**{"explained-colour": "target"})
+    assert drawn.nth(3).get_attribute("fill") != before
+    assert tab.page.locator("#alignment-legend li").count() == 2 + len(TARGETS)
+    assert tab.page.locator("#dose-plot svg").count() == 4 and tab.page.locator("#path-plot svg").count() == 4
+    assert len(tab.table("plane")) == 1 + 9
+    assert tab.complaints == []
+
+
+def test_every_case_of_a_verdict_is_listed_when_asked_for(tab: Tab, evaluated: Any) -> None:
+    claim = next(claim for claim in evaluated["claims"] if claim["test"] == "share")
+    place = tab.page.locator(f"#cases-{claim['name']}")
+    assert place.locator("tr").count() == 0
+    tab.page.locator(f"details[data-claim={claim['name']}] summary").click()
+    place.locator("tr").first.wait_for()
+    assert place.locator("tr").count() == 1 + claim["n_cases"]
+    assert tab.complaints == []
+
+
+def test_seeds_are_marked_one_by_one(browser: Any, two_seeds: Any, evaluated: Any, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(page.render(two_seeds, evaluated, [], models(), CONFIG), encoding="utf-8")
+    tab = Tab(browser, tmp_path / "index.html", 360)
+    assert tab.page.locator("#trained-plot svg g.mark-rect.role-mark path").count() == 2 * len(TARGETS)
+    assert tab.page.locator("#seeds-plot svg g.mark-rect.role-mark path").count() == 2 * 2 * len(TARGETS)
+    before = tab.table("seeds")
+    assert before[0] == ["Model", "crafted on", "seed 0", "seed 5", "mean", "sd", "95\u00a0% interval"]
+    tab.choose(measure="relative")
+    assert tab.table("seeds") != before
+    tab.page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == 360
+    assert tab.complaints == []
+
+
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Any, saved: Path) -> None:
     tab = Tab(browser, saved)
     reached: list[str] = []
-    for _ in range(200):
+    for _ in range(400):
         tab.page.keyboard.press("Tab")
         where, outlined = tab.page.evaluate(
             """() => { const e = document.activeElement, s = getComputedStyle(e);
@@ -600,7 +863,20 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Any, sav
     assert reached[0] == "#main"
     controls = ["surrogate", "eps", "attack", "task", "target", "measure", "denominator"]
     assert [name for name in reached if name in controls] == controls
-    assert {"theme", "attacks-plot", "tasks-plot", "ranking-plot", "scatter-plot"} <= set(reached)
+    drawn = {
+        f"{name}-plot"
+        for name in ("attacks", "tasks", "ranking", "scatter", "ranks", "pairs", "regression", "alignment", "rho")
+    }
+    assert {"theme", "dose-plot-0", "path-plot-3", "plane-plot-1"} | drawn <= set(reached)
+    own = [
+        "compared-surrogate",
+        "compared-unit",
+        "compared-setting",
+        "explained-measure",
+        "explained-setting",
+        "explained-colour",
+    ]
+    assert [name for name in reached if name in own] == own
     assert reached.count("SUMMARY") == tab.page.locator("summary").count()
 
     before = tab.written("tasks")
@@ -608,7 +884,12 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Any, sav
     tab.page.keyboard.press("Home")
     tab.settle()
     assert tab.page.input_value("#denominator") == "all" and tab.written("tasks") != before
-    for name in controls:
+    before = tab.table("alignment")
+    tab.page.focus("#explained-measure")
+    tab.page.keyboard.press("End")
+    tab.settle()
+    assert tab.page.input_value("#explained-measure") == "boundary_ratio" and tab.table("alignment") != before
+    for name in (*controls, *own):
         assert tab.page.locator(f"#{name}").evaluate("e => e.labels.length") == 1
 
 

@@ -540,7 +540,7 @@ def critical_distance(ranks: pandas.DataFrame, order: Order) -> Figure:
     with _style():
         if not panels:
             return _sentence("This study has no two targets to rank.")
-        joined = [_alike(part["mean_rank"].tolist(), part["critical_distance"].iloc[0]) for _, _, part in panels]
+        joined = [alike(part["mean_rank"].tolist(), part["critical_distance"].iloc[0]) for _, _, part in panels]
         lines = [-(-len(part) // 2) for _, _, part in panels]
         heights = [0.62 + 0.08 * len(bars) + 0.135 * below for bars, below in zip(joined, lines, strict=True)]
         figure = _figure(WIDTH, sum(heights) + 0.12 * len(panels))
@@ -559,7 +559,7 @@ def critical_distance(ranks: pandas.DataFrame, order: Order) -> Figure:
     return figure
 
 
-def _alike(ranks: Sequence[float], distance: float) -> list[tuple[float, float]]:
+def alike(ranks: Sequence[float], distance: float) -> list[tuple[float, float]]:
     """The longest runs of rising ranks, of two or more, that differ by no more than a distance: (first, last)."""
     runs: list[tuple[float, float]] = []
     for low in ranks:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from advmerge import figures
 from advmerge.errors import StudyError
-from advmerge.page import compared, explore, gallery, making, verdicts, words
+from advmerge.page import compared, explained, explore, gallery, making, seeds, verdicts, words
 
 if TYPE_CHECKING:
     import pandas
 
 FOLDER = Path(__file__).parent
-TEMPLATES = ("page", "claims", "explore", "compared", "gallery", "making")
-SCRIPTS = ("shared", "explore", "page")
+TEMPLATES = ("page", "claims", "explore", "compared", "seeds", "explained", "gallery", "making")
+SCRIPTS = ("shared", "claims", "explore", "compared", "seeds", "explained", "page")
 PARTS = [
     f"src/advmerge/page/{name}"
     for name in (*(f"{name}.html" for name in TEMPLATES), "page.css", *(f"{name}.js" for name in SCRIPTS))
@@ -31,7 +31,8 @@ PARTS = [
 
 TABLES = (
     *("rates_by_cell.csv", "rates_by_target.csv", "relative_by_cell.csv", "relative_by_target.csv"),
-    *("relative_by_method.csv", "accuracy.csv", "accuracy_by_model.csv", "comparison_ranks.csv"),
+    *("relative_by_method.csv", "accuracy.csv", "accuracy_by_model.csv", "seeds.csv", "seeds_spread.csv"),
+    *("comparison_ranks.csv", "comparison_pairs.csv", "comparison_model.csv", *explained.TABLES),
 )
 """The tables that the page shows."""
 
@@ -83,8 +84,22 @@ def render(
 
     order = figures.Order(**config["order"])
     merged, confidence = config["merged"], config["statistics"]["confidence"]
+    cells, cases = verdicts.behind(evaluated, order)
+    over_seeds, regression = seeds.seeds(tables, order), compared.regression(tables, order)
+    ranks, alignment = compared.ranking(tables, order), explained.explained(tables, config["explained"], order)
+    content = {
+        **explore.explorer(tables, merged, order, confidence),
+        "cases": cases,
+        "ranks": ranks,
+        "pairs": compared.pairs(tables, order),
+        "regression": regression,
+        "seeds": over_seeds,
+        "explained": alignment,
+        "palette": PALETTE,
+        "scale": SCALE,
+    }
     data = json.dumps(
-        explore.explorer(tables, merged, order, confidence) | {"palette": PALETTE, "scale": SCALE},
+        content,
         separators=(",", ":"),
         ensure_ascii=False,
         allow_nan=False,
@@ -103,10 +118,14 @@ def render(
         confidence=confidence,
         resamples=evaluated["resamples"],
         answer=explore.answer(tables, merged, order),
-        claims=verdicts.verdicts(evaluated),
+        claims=[claim | {"behind": found} for claim, found in zip(verdicts.verdicts(evaluated), cells, strict=True)],
         counted=verdicts.counted(evaluated),
         denominators=explore.DENOMINATOR_WORDS,
-        ranks=compared.ranking(tables, order),
+        ranks=ranks,
+        units=compared.UNITS,
+        regression=regression,
+        seeds=over_seeds["seeds"],
+        explained=alignment,
         gallery=gallery.gallery(examples, order),
         gallery_title=gallery_title,
         training=making.training(models, tables, order),

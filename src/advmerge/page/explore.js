@@ -220,9 +220,8 @@ const drawCells = () => {
 };
 
 // ── what is drawn, and when ───────────────────────────────────────────────────────────────────────────
-const drawExplored = () => Promise.all([drawCells(), drawRanking(), drawScatter()]);
-const choose = (wanted) => { Object.assign(state, wanted); fill(); redraw(drawExplored); };
+const drawCellsAndMethods = () => Promise.all([drawCells(), drawRanking(), drawScatter()]);
+const choose = (wanted) => { Object.assign(state, wanted); fill(); redraw(drawCellsAndMethods, drawSeeds); };
 for (const id of Object.keys(choices)) $(id).addEventListener("change", (event) => choose({ [id]: event.target.value }));
-$("controls").addEventListener("submit", (event) => event.preventDefault());
 if (D.attacks.length > 14) document.querySelector(".pair").classList.add("many"); // one below the other
 fill();

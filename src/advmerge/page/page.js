@@ -8,7 +8,7 @@ const redraw = (...parts) => {
   });
   return drawing;
 };
-const redrawAll = () => redraw(drawExplored);
+const redrawAll = () => redraw(drawCellsAndMethods, drawCompared, drawSeeds, drawExplained);
 
 // ── light and dark ────────────────────────────────────────────────────────────────────────────────────
 const toggle = $("theme");

@@ -1,10 +1,13 @@
-"""What the page says of each claim: verdict, effect with its interval, and where to draw it."""
+"""What the page says of each claim: verdict, effect with its interval, where to draw it, and the cells behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from advmerge import figures
+from advmerge.claims.language import HOLDS, MEASURES
 from advmerge.page.words import known, probability
 
 SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
@@ -79,6 +82,117 @@ def verdicts(evaluated: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for claim in evaluated["claims"]
     ]
+
+
+CASES = 5_000
+"""Of a claim with more cases than this the page holds the counts alone; claims.json has them all."""
+
+AXES = {"task": "Task", "surrogate": "Crafted on", "attack": "Attack", "eps": "Budget", "target": "Target"}
+"""The coordinates of a cell in words, in the order of :data:`statistics.CELL`."""
+
+
+def behind(evaluated: Mapping[str, Any], order: figures.Order) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The cases that each verdict counts or averages: how many are on the claimed side, and every one of them.
+
+    Returns:
+        Of each claim: ``agreeing`` ``of`` cases whose value is known, the same counted ``by`` every coordinate that the
+        cells of a case have in common, ``noun`` (what a case is), ``shown`` and ``total``.
+        For the page's script: ``texts``, and by claim ``axes``, ``sides``, ``kind`` and ``rows``. A row is [the common
+        coordinates…, name of a, of b, measure of a, of b, value, rows of the denominator]; names are positions in
+        ``texts``, numbers ten-thousandths. Of a claim without sides all four are left out.
+    """
+    texts: dict[str, int] = {}
+    said, sent = [], {}
+    for claim in evaluated["claims"]:
+        if claim["cases"]:
+            summary, sent[claim["name"]] = _behind(claim, evaluated["cells"][claim["denominator"]], order, texts)
+            said.append(summary)
+        else:
+            said.append({"of": 0})
+    return said, {"texts": list(texts), "claims": sent}
+
+
+def _behind(
+    claim: Mapping[str, Any], cells: Mapping[str, Any], order: figures.Order, texts: dict[str, int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    single = len(claim["cases"]) == 1 and not claim["cases"][0]["b"]  # all pooled: its cells say more
+    cases: list[dict[str, Any]] = claim["cases"]
+    if single:
+        cases = [{"a": [k], "b": [], "value": None} for k in cases[0]["a"]]
+    sides = bool(cases[0]["b"])
+    column = {name: k for k, name in enumerate(cells["columns"])}
+    names = [
+        [
+            figures.budget(math.nan if value is None else value) if axis == "eps" else value
+            for axis, value in zip(AXES, row, strict=False)
+        ]
+        for row in cells["rows"]
+    ]
+    counts = [[row[column[name]] for name in ("n", "surrogate_fooled", "target_fooled")] for row in cells["rows"]]
+
+    def measure(members: Sequence[int]) -> float:
+        n, surrogate, target = (sum(counts[k][column] for k in members) for column in range(3))
+        return float(MEASURES[claim["measure"]](n, surrogate, target))
+
+    def holds(value: float) -> bool:
+        if claim["test"] == "share":
+            return bool(HOLDS[claim["holds"]](value))
+        return value > claim["margin"] if claim["direction"] == "greater" else value < claim["margin"]
+
+    def common(members: Sequence[int]) -> set[int]:
+        return {k for k in range(len(AXES)) if len({names[member][k] for member in members}) == 1}
+
+    def written(name: str) -> int:
+        return texts.setdefault(order.label(name), len(texts))
+
+    def side(members: Sequence[int]) -> int:
+        """What tells a side apart from the other: the values of its own that all its cells share."""
+        own = sorted(common(members) - set(shared))
+        return texts.setdefault(", ".join(order.label(names[members[0]][k]) for k in own) or "several", len(texts))
+
+    def whole(value: float | None) -> int | None:
+        return round(10_000 * value) if value is not None and known(value) else None
+
+    shared = sorted(set.intersection(*(common([*case["a"], *case["b"]]) for case in cases)))
+    tallies: list[dict[str, list[int]]] = [{} for _ in shared]
+    rows, agreeing, of = [], 0, 0
+    for case in cases:
+        value = measure(case["a"]) if case["value"] is None and single else case["value"]
+        here = [names[case["a"][0]][k] for k in shared]
+        if value is not None and known(value):
+            good = holds(value)
+            agreeing, of = agreeing + good, of + 1
+            for tally, name in zip(tallies, here, strict=True):
+                count = tally.setdefault(name, [0, 0])
+                count[0], count[1] = count[0] + good, count[1] + 1
+        if len(cases) <= CASES:
+            both = (
+                [side(case["a"]), side(case["b"]), whole(measure(case["a"])), whole(measure(case["b"]))]
+                if sides
+                else []
+            )
+            rows.append([*map(written, here), *both, whole(value), sum(counts[k][0] for k in case["a"])])
+    listed: tuple[Sequence[str], ...] = (order.tasks, order.surrogates, order.attacks, [], order.targets)
+    words = list(AXES.values())
+    summary = {
+        "noun": "cells" if single else "cases",
+        "agreeing": agreeing,
+        "of": of,
+        "total": len(cases),
+        "shown": len(rows),
+        "by": [
+            {"axis": words[k], "counts": [[order.label(name), *tally[name]] for name in order.among(tally, listed[k])]}
+            for k, tally in zip(shared, tallies, strict=True)
+            if len(tally) > 1
+        ],
+    }
+    if claim["test"] == "trend":
+        kind = "correlation"
+    elif claim["measure"] == "relative":
+        kind = "ratio"
+    else:
+        kind = "points" if sides or claim["measure"] == "excess" else "share"
+    return summary, {"axes": [words[k] for k in shared], "sides": sides, "kind": kind, "rows": rows}
 
 
 def counted(evaluated: Mapping[str, Any]) -> dict[str, int]:

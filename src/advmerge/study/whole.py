@@ -188,7 +188,10 @@ class Study(Axes):
         content = yaml.safe_dump(
             self.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True, width=120
         )
-        return {**self.report_slice(), "name": self.study, "merged": list(self.merging), "study": content}
+        keys = ("attack", "eps", "path", "plane")
+        explained = {key: value for key, value in self.explanations_slice().items() if key in keys}
+        more = {"name": self.study, "merged": list(self.merging), "study": content, "explained": explained}
+        return {**self.report_slice(), **more}
 
     def page_models(self) -> dict[str, str]:
         """Whose making the page tells of: name, for an expert ``finetuned/<its name>``, → path."""
