@@ -18,7 +18,7 @@ import torch
 from matplotlib.text import Text
 from seaborn.utils import relative_luminance
 
-from advmerge import artifacts, comparison, figures, statistics
+from advmerge import artifacts, comparison, figures, figures_heatmap, statistics
 from advmerge.errors import StudyError
 from test_statistics import ENVIRONMENT, ROOT, SCRIPTS, TASKS, synthetic
 
@@ -115,7 +115,7 @@ def test_heatmap_shows_the_numbers_of_its_table(study, drawn):
 def test_heatmap_headings_do_not_run_into_each_other(study, attacks):
     outcomes = study[0] if attacks is None else study[0][study[0]["attack"].isin(attacks)]
     cells, pooled = statistics.rates(outcomes, statistics.CELL), statistics.rates(outcomes, statistics.TARGET)
-    figure = figures.heatmap(cells, pooled, "pretrained", ORDER)
+    figure = figures_heatmap.heatmap(cells, pooled, "pretrained", ORDER)
     figure.draw_without_rendering()
     panels = [ax for ax in figure.axes if ax.get_title("left")]
     assert len(panels) == len(TARGETS)
@@ -130,7 +130,7 @@ def test_heatmap_marks_few_images_and_none(study):
     few = outcomes[outcomes["image"] < 8]
     wrong = few.assign(target_clean=np.where(few["task"] == TASKS[0], few["label"] + 1, few["target_clean"]))
     cells, pooled = statistics.rates(wrong, statistics.CELL), statistics.rates(wrong, statistics.TARGET)
-    shown = texts(figures.heatmap(cells, pooled, "finetuned", ORDER))
+    shown = texts(figures_heatmap.heatmap(cells, pooled, "finetuned", ORDER))
     assert shown.count("–") == 12  # the first task has no image in any of its cells
     assert sum(text.endswith("*") for text in shown) == 36
 
@@ -213,11 +213,12 @@ def test_labels_of_the_scatter_overlap_neither_each_other_nor_points(study, spre
 
 
 def test_files_are_equal_byte_by_byte_and_pdf_embeds_truetype(study, tmp_path):
+    both = [name for name in DRAWN if not name.endswith("_column")]  # those are drawn by the same functions
     for folder in ("one", "two"):
-        for name in DRAWN:
+        for name in both:
             figures.save(figures.draw(name, *study, ORDER, bootstrap=20), tmp_path / folder, name)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == sorted(f"{name}.{form}" for name in DRAWN for form in figures.FORMATS)
+    assert names == sorted(f"{name}.{form}" for name in both for form in figures.FORMATS)
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     pdf = (tmp_path / "one" / "relative_transfer.pdf").read_bytes()
@@ -228,10 +229,22 @@ def test_files_are_equal_byte_by_byte_and_pdf_embeds_truetype(study, tmp_path):
 
 def test_figures_fit_both_columns_of_a_page_and_are_legible_there(drawn):
     for name, figure in {**drawn, "gallery": figures.gallery([example()], "PGD", ORDER)}.items():
-        assert figure.get_figwidth() == figures.WIDTH == 6.9, name
+        assert figure.get_figwidth() == (figures.COLUMN if name.endswith("_column") else figures.WIDTH), name
         assert figure.get_figheight() < 9.3, name
         small = {text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_fontsize() < 5.5}
         assert not small, name
+
+
+def test_a_column_shows_the_largest_budget_as_both_columns_do(drawn):
+    for name in ("relative_transfer", "accuracy_transfer"):
+        one, both = drawn[f"{name}_column"], drawn[name]
+        assert [ax.get_title() for ax in one.axes if ax.get_title()] == ["ε = 8/255"]
+        (at,) = (k for k, ax in enumerate(both.axes) if ax.get_title() == "ε = 8/255")
+        marks = [[np.round(line.get_xdata(), 9).tolist() for line in ax.lines if line.get_marker() in ("o", "s")]
+                 for ax in (one.axes[0], both.axes[at])]  # fmt: skip
+        assert marks[0] == marks[1] != []
+    assert figures.largest(pd.DataFrame({"eps": [math.nan, 0.1, 0.2]})) == 0.2
+    assert math.isnan(figures.largest(pd.DataFrame({"eps": [math.nan]})))
 
 
 def test_a_file_is_as_wide_as_its_figure(drawn, tmp_path):
@@ -244,10 +257,10 @@ def test_a_file_is_as_wide_as_its_figure(drawn, tmp_path):
 
 
 def test_many_columns_make_a_heatmap_wider_and_few_do_not():
-    across, down, width, height = figures._page(9, 3.4, 1.7)
+    across, down, width, height = figures_heatmap._page(9, 3.4, 1.7)
     assert (across, down, width, height) == (2, 5, 6.9, 8.5)
-    assert figures._page(9, 3.5, 1.7)[0] == 1
-    assert figures._page(9, 8.0, 1.7)[2] == 8.0
+    assert figures_heatmap._page(9, 3.5, 1.7)[0] == 1
+    assert figures_heatmap._page(9, 8.0, 1.7)[2] == 8.0
 
 
 def test_colours_are_told_apart_without_hue():

@@ -22,16 +22,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIGURES = ("relative_transfer", "accuracy_transfer", "critical_distance", "gallery")
+FIGURES = (
+    *("relative_transfer", "relative_transfer_column", "accuracy_transfer", "accuracy_transfer_column"),
+    *("critical_distance", "gallery"),
+)
 """Every figure but ``heatmap_<surrogate>``, by file stem. :func:`draw` makes those and all of these but the gallery."""
 
 FORMATS = ("pdf", "svg", "png")
 
-FEW = 20
-"""A rate from fewer images than this is marked with a star in the heatmaps."""
-
 WIDTH = 6.9
-"""Width of every figure in inches: both columns of a page. Fonts of 5.5 to 8 pt are meant to be printed at this size."""
+"""Width of a figure in inches: both columns of a page. Fonts of 5.5 to 8 pt are meant to be printed at this size."""
+
+COLUMN = 3.3
+"""Width of the figures named …_column in inches: one column of a page, with the same fonts."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +165,14 @@ def draw(
 ) -> Figure:
     """A figure of :data:`FIGURES` that needs no images, or ``heatmap_<surrogate>``. All use the primary denominator.
 
+    Those of one column (…_column) show the largest budget alone.
+
     Raises:
         StudyError: there is no such figure.
     """
     if name.startswith("heatmap_"):
+        from advmerge.figures_heatmap import heatmap
+
         cells = statistics.rates(outcomes, statistics.CELL, confidence=confidence)
         pooled = statistics.rates(outcomes, statistics.TARGET, confidence=confidence)
         return heatmap(cells, pooled, name.removeprefix("heatmap_"), order)
@@ -173,140 +180,30 @@ def draw(
     def ratios(rows: pandas.DataFrame) -> pandas.DataFrame:
         return statistics.relative(rows, statistics.METHOD, confidence=confidence, bootstrap=bootstrap, seed=seed)
 
-    attacks = ratios(statistics.without_controls(outcomes, order.controls))
-    if name == "relative_transfer":
-        noise = ratios(outcomes[outcomes["attack"].isin(list(order.controls))])
-        by_seed = statistics.seeds(statistics.without_controls(outcomes, order.controls), accuracy)
-        return relative_transfer(attacks, noise, order, by_seed[by_seed["denominator"] == statistics.PRIMARY])
-    if name == "accuracy_transfer":
-        return accuracy_transfer(attacks, statistics.accuracy_by_model(accuracy, confidence), order)
     if name == "critical_distance":
         return critical_distance(comparison.ranks(outcomes, confidence, order.controls), order)
-    raise unknown("figure", name, FIGURES)
+    if name not in FIGURES or name == "gallery":
+        raise unknown("figure", name, FIGURES)
+    kind, width = name.removesuffix("_column"), COLUMN if name.endswith("_column") else WIDTH
+    if width == COLUMN:
+        outcomes = outcomes[_at(outcomes["eps"], largest(outcomes))]
+    attacks = ratios(statistics.without_controls(outcomes, order.controls))
+    if kind == "accuracy_transfer":
+        return accuracy_transfer(attacks, statistics.accuracy_by_model(accuracy, confidence), order, width)
+    noise = ratios(outcomes[outcomes["attack"].isin(list(order.controls))])
+    by_seed = statistics.seeds(statistics.without_controls(outcomes, order.controls), accuracy)
+    return relative_transfer(attacks, noise, order, by_seed[by_seed["denominator"] == statistics.PRIMARY], width)
 
 
-def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, order: Order) -> Figure:
-    """Transfer ASR of one surrogate's examples in percent: a panel a target, task × (budget, attack).
-
-    ``cells`` and ``pooled`` are :func:`statistics.rates` by task, surrogate, attack, eps, target, and by
-    the same without task: the last row of a panel. Cells without images are grey, those with fewer than
-    :data:`FEW` starred.
-    """
-    import matplotlib as mpl
-    import numpy as np
-    import seaborn  # noqa: F401 - registers the colour map
-
-    cells = cells[(cells["surrogate"] == surrogate) & (cells["target"] != surrogate)]
-    pooled = pooled[(pooled["surrogate"] == surrogate) & (pooled["target"] != surrogate)]
-    with _style():
-        if cells.empty:
-            return _sentence(f"This study crafts no examples on the surrogate '{order.label(surrogate)}'.")
-        tasks = Order.among(cells["task"], order.tasks)
-        targets = Order.among(cells["target"], order.targets)
-        groups = _column_groups(cells, order)
-        columns = sum(len(attacks) for _, _, attacks in groups)
-        heading = 1.95 + 0.05 * max(len(order.label(target)) for target in targets)  # a name and its note
-        panel = max(heading, 0.2 * columns + 0.85), 0.15 * (len(tasks) + 1) + 0.46
-        across, down, width, height = _page(len(targets), *panel)
-        figure = _figure(width, height + 0.9)
-        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.05, wspace=0.04)
-        axes = figure.subplots(down, across, squeeze=False)
-        colours = mpl.colormaps["rocket_r"].with_extremes(bad="0.85")
-        everywhere = pooled.assign(task="")
-        for k, ax in enumerate(axes.flat):
-            if k >= len(targets):
-                ax.set_axis_off()
-                continue
-            rows = [part[part["target"] == targets[k]] for part in (cells, everywhere)]
-            ticks, names, left = [], [], 0.0
-            for title, eps, attacks in groups:
-                for part, row_names, top in ((rows[0], tasks, 0.0), (rows[1], [""], len(tasks) + 0.25)):
-                    chosen = part[_at(part["eps"], eps)].set_index(["task", "attack"])
-                    grid = chosen.reindex([(task, attack) for task in row_names for attack in attacks])
-                    shape = (len(row_names), len(attacks))
-                    rate = grid["transfer_asr"].to_numpy().reshape(shape)
-                    n = grid["n"].fillna(0).to_numpy().reshape(shape)
-                    _block(ax, rate, n, left, top, colours)
-                ax.text(left + len(attacks) / 2, -0.2, title, ha="center", va="bottom", fontsize=6)
-                ticks += [left + j + 0.5 for j in range(len(attacks))]
-                names += [order.label(attack) for attack in attacks]
-                left += len(attacks) + 0.3
-            ax.set(xlim=(0, left - 0.3), ylim=(len(tasks) + 1.25, 0))
-            ax.set_title(order.label(targets[k]), fontweight="bold", pad=13, loc="left")
-            few, many = rows[0]["n"].min(), rows[0]["n"].max()
-            clean = 100 * rows[1]["target_accuracy"].mean()
-            note = f"accuracy {clean:.0f} %, n = {few}" + f"–{many}" * bool(many > few)
-            ax.set_title(note, fontsize=6, color="0.3", pad=13, loc="right")
-            last = k + across >= len(targets)
-            ax.set_xticks(ticks, names if last else [], rotation=90)
-            for name in ax.get_xticklabels():
-                name.set_in_layout(k // across == down - 1)  # else they hang into an empty place
-            rows_at = [*(np.arange(len(tasks)) + 0.5), len(tasks) + 0.75]
-            first = k % across == 0
-            ax.set_yticks(rows_at, [*map(order.label, tasks), "all tasks"] if first else [])
-            ax.tick_params(length=0, pad=2)
-            ax.spines[:].set_visible(False)
-        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 100), colours)
-        bar = figure.colorbar(scale, ax=axes, location="top", shrink=0.5, aspect=45, pad=0.1 / figure.get_figheight())
-        bar.set_label(f"transfer ASR (%)\nof examples crafted on the {order.label(surrogate)} model")
-        bar.outline.set_visible(False)
-    return figure
-
-
-def _page(panels: int, width: float, height: float) -> tuple[int, int, float, float]:
-    """Columns, rows, width and height of a grid of panels, at least so wide, that comes closest to an A4 page's shape.
-
-    The page is :data:`WIDTH` wide, and wider only if a single panel is.
-    """
-
-    def distance(across: int) -> float:
-        return abs(math.log(-(-panels // across) * height / WIDTH) - math.log(math.sqrt(2)))
-
-    fitting = [across for across in range(1, min(4, panels) + 1) if across * width <= WIDTH]
-    across = min(fitting or [1], key=distance)
-    down = -(-panels // across)
-    return across, down, max(WIDTH, width), down * height
-
-
-def _column_groups(cells: pandas.DataFrame, order: Order) -> list[tuple[str, float, list[str]]]:
-    """A heatmap's columns, (title, eps, attacks): by budget, then those without one, then the controls."""
-    names = Order.among(cells["attack"], order.attacks)
-    groups = []
-    for controls in (False, True):
-        for eps in budgets(cells["eps"]):
-            present = set(cells.loc[_at(cells["eps"], eps), "attack"])
-            attacks = [name for name in names if name in present and (name in order.controls) == controls]
-            title = budget(eps) if math.isnan(eps) or controls else f"ε = {budget(eps)}"
-            groups.append((title, eps, attacks))
-    return [group for group in groups if group[2]]
-
-
-def _block(ax: Axes, rate: numpy.ndarray, n: numpy.ndarray, left: float, top: float, colours: Any) -> None:
-    """Annotated cells of size 1 whose upper left corner is (left, top)."""
-    import numpy as np
-    from seaborn.utils import relative_luminance
-
-    down, across = rate.shape
-    ax.pcolormesh(
-        left + np.arange(across + 1),
-        top + np.arange(down + 1),
-        np.ma.masked_invalid(rate),
-        cmap=colours,
-        vmin=0,
-        vmax=1,
-        edgecolor="white",
-        linewidth=0.4,
-    )
-    for i, j in np.ndindex(down, across):
-        empty = n[i, j] == 0
-        text = "–" if empty else f"{100 * rate[i, j]:.0f}" + "*" * bool(n[i, j] < FEW)
-        dark = not empty and relative_luminance(colours(rate[i, j])) < 0.18  # white then has the higher contrast
-        mark = ax.text(left + j + 0.5, top + i + 0.53, text, ha="center", va="center", fontsize=5.5)
-        mark.set_color("white" if dark else "black")
-        mark.set_in_layout(False)  # inside its cell by construction: a thousand boxes less to measure
+def largest(outcomes: pandas.DataFrame) -> float:
+    """The largest budget; NaN where no attack has one."""
+    levels = budgets(outcomes["eps"])
+    return levels[-1] if len(levels) == 1 or not math.isnan(levels[-1]) else levels[-2]
 
 
 def _legend(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
+    """Above the panels; in a figure of one column a line an entry or two."""
+    columns = columns if figure.get_figwidth() > COLUMN else 2 if len(handles) == 2 else 1
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, handletextpad=0.5)
 
 
@@ -317,7 +214,7 @@ def _handle(label: str, **mark: Any) -> Any:
 
 
 def relative_transfer(
-    ratio: pandas.DataFrame, noise: pandas.DataFrame, order: Order, by_seed: pandas.DataFrame
+    ratio: pandas.DataFrame, noise: pandas.DataFrame, order: Order, by_seed: pandas.DataFrame, width: float = WIDTH
 ) -> Figure:
     """Relative transfer ASR by method (upper row), and the transfer ASR behind it with its controls (lower).
 
@@ -337,7 +234,7 @@ def relative_transfer(
         marks = _marks(surrogates)
         levels = budgets(ratio["eps"])
         row = max(0.26, 0.09 * len(surrogates))  # inches: each surrogate's dot apart from the next
-        figure = _figure(WIDTH, 1.2 + 2 * (row * len(targets) + 0.15))
+        figure = _figure(width, (1.2 if width > COLUMN else 1.6) + 2 * (row * len(targets) + 0.15))
         axes = figure.subplots(2, len(levels), sharex="row", sharey=True, squeeze=False)
         height = {target: k for k, target in enumerate(targets)}
 
@@ -419,7 +316,7 @@ def _dots(
     ax.errorbar(x, y, xerr=errors, linestyle="none", markersize=3.6, elinewidth=1.1, markeredgewidth=0, **mark)
 
 
-def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: Order) -> Figure:
+def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: Order, width: float = WIDTH) -> Figure:
     """Mean clean test accuracy against transfer ASR: a point a target and surrogate, a panel a budget.
 
     ``ratio`` is :func:`statistics.relative` by surrogate, eps, target; ``models`` is
@@ -438,7 +335,7 @@ def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: 
         levels = budgets(points["eps"])
         across = min(2, len(levels))
         down = -(-len(levels) // across)
-        figure = _figure(WIDTH, 0.4 + 2.8 * down)
+        figure = _figure(width, 0.4 + 2.8 * down)
         grid = figure.subplots(down, across, sharex=True, squeeze=False)
         for ax in list(grid.flat)[len(levels) :]:
             ax.set_axis_off()
@@ -478,8 +375,8 @@ def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: 
 def _label_points(ax: Axes, points: pandas.DataFrame, names: Mapping[str, str]) -> None:
     """Name each target beside one of its points; a thin line leads there.
 
-    One after the other, each label goes where it covers the least: labels and dots weigh more than bars,
-    bars more than distance. Nothing is random.
+    One after the other, each label goes where it covers the least: labels and dots weigh more than bars, bars more than
+    distance, and its line crosses no label. Nothing is random.
     """
     import numpy as np
 
@@ -503,6 +400,7 @@ def _label_points(ax: Axes, points: pandas.DataFrame, names: Mapping[str, str]) 
     taken = np.vstack([np.hstack([dots - 3 * pixel, dots + 3 * pixel]), *bars, *joins])
     weight = np.repeat([100.0, 3.0], [len(dots), len(taken) - len(dots)])
 
+    labels = np.empty((0, 4))
     ways = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     distance = pixel * np.arange(6, 90, 4)
     for target in [name for name in names if name in set(owner)]:
@@ -517,8 +415,13 @@ def _label_points(ax: Axes, points: pandas.DataFrame, names: Mapping[str, str]) 
         place = np.hstack([centre - half, centre + half])
         covers = (place[:, None, :2] < taken[:, 2:] + gap) & (taken[:, :2] < place[:, None, 2:] + gap)
         outside = (place[:, :2] < frame.min).any(axis=1) | (place[:, 2:] > frame.max).any(axis=1)
-        best = np.argmin(np.tile(cost, len(anchors)) + covers.all(axis=2) @ weight + 1000 * outside)
+        start = np.repeat(anchors, len(steps), axis=0)
+        end = np.clip(start, place[:, :2], place[:, 2:])
+        ends = np.minimum(start, end)[:, None], np.maximum(start, end)[:, None]
+        crossed = ((ends[0] < labels[:, 2:]) & (labels[:, :2] < ends[1] + 1)).all(axis=2).sum(axis=1)
+        best = np.argmin(np.tile(cost, len(anchors)) + covers.all(axis=2) @ weight + 1000 * outside + 50 * crossed)
         taken, weight = np.vstack([taken, place[best]]), np.append(weight, 200.0)
+        labels = np.vstack([labels, place[best]])
         text.set_position(tuple(ax.transData.inverted().transform(place[best, :2])))
         anchor = anchors[best // len(steps)]
         nearest = np.clip(anchor, place[best, :2], place[best, 2:])

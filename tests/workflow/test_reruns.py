@@ -16,7 +16,10 @@ pytestmark = pytest.mark.workflow
 STEPS = ("max_iter: 5, num_random_init: 1}", "max_iter: 6, num_random_init: 1}")
 TASKS = ("uci_digits", "latin", "texture")
 TARGETS = ("weight_averaging", "task_arithmetic", "task_arithmetic_surgery", "multitask")
-FIGURES = ("heatmap_pretrained", "heatmap_finetuned", "relative_transfer", "accuracy_transfer", "critical_distance")
+FIGURES = (
+    *("heatmap_pretrained", "heatmap_finetuned", "relative_transfer", "relative_transfer_column"),
+    *("accuracy_transfer", "accuracy_transfer_column", "critical_distance"),
+)
 REPORT = {
     "tables",
     "comparison",

@@ -17,7 +17,7 @@ const drawRanks = () => {
   const spec = {
     width, height: { step, for: "position" }, data: { values }, padding: { left: 1, right: beyond, top: 1, bottom: 1 },
     layer: [
-      { mark: { type: "rule", strokeWidth: 2, color: colour("undecided") }, encoding: { y, x: { field: "low", type: "quantitative", title: narrow ? "Average rank" : "Average rank; 1 is the most often fooled", scale: { domain: reach, nice: false }, axis: { orient: "bottom", tickMinStep: 1, tickCount: narrow ? 5 : 10, format: "d" } }, x2: { field: "high" } } },
+      { mark: { type: "rule", strokeWidth: 2, color: colour("undecided") }, encoding: { y, x: { field: "low", type: "quantitative", title: narrow ? "Average rank" : "Average rank; 1 is the most often fooled", scale: { domain: reach, nice: false }, axis: { orient: "bottom", values: targets.map((_, k) => k + 1), labelOverlap: true, format: "d" } }, x2: { field: "high" } } },
       { mark: { type: "point", filled: true, size: 70, opacity: 1, color: tone(0) }, encoding: { y, x: { field: "rank", type: "quantitative" }, tooltip: { field: "tooltip" } } },
       { data: { values: cliques }, mark: { type: "rule", strokeWidth: 4, color: tone(3) }, encoding: { y: { field: "first", type: "nominal" }, y2: { field: "last" }, x: { field: "x", type: "quantitative", scale: null }, tooltip: { field: "tooltip" } } },
     ],
@@ -29,7 +29,7 @@ const drawRanks = () => {
     `; ${found.detectable === "over 6" ? "even six standard deviations are not found with 80\u00a0%" : `80\u00a0% from ${found.detectable} standard deviations`}.`;
   $("ranks-caption").innerHTML = `<b>Average rank by transfer ASR over ${blocks} ${escape(compared.unit === "task" ? "tasks" : "cells")}</b>, crafted on ${escape(label[compared.surrogate])}. Bars reach half the critical distance (${distance.toFixed(2)}) to each side: ` +
     `Nemenyi's test tells two methods apart where their bars do not overlap; a thick line at the right joins what it does not tell apart. ` +
-    (compared.unit === "task" ? escape(power) : "Cells share images and models: the distance is too small, a bound at best.") + ` That all are alike: p = ${escape(found.friedman_p)} (Friedman).`;
+    (compared.unit === "task" ? escape(power) : "Cells share images and models: the distance is too small, a bound at best.") + ` That all are alike: p ${escape(found.friedman_p.startsWith("<") ? found.friedman_p : `= ${found.friedman_p}`)} (Friedman).`;
   table("ranks-table", `Average ranks, crafted on ${label[compared.surrogate]}; critical distance ${distance.toFixed(2)}`, ["Model", "not told apart from", "average rank"],
     targets.map((target, k) => [target, targets.filter((other, m) => m !== k && Math.abs(ranks[k] - ranks[m]) <= distance).join(", ") || "none of them", ranks[k].toFixed(2)]), 2);
   return draw("ranks-plot", spec);
@@ -53,7 +53,7 @@ const drawPairs = () => {
   const texts = targets.map((k, m) => `${m + 1}\u2002${label[P.targets[k]]}`);
   const room = $("pairs-plot").clientWidth, narrow = room < 480;
   const { left, axis } = rowAxis(texts, narrow);
-  const step = Math.max(24, Math.min(46, Math.floor((room - left - 8) / Math.max(1, targets.length))));
+  const step = Math.max(20, Math.min(46, Math.floor((room - left - 8) / Math.max(1, targets.length))));
   const decimals = step < 34 ? 0 : 1;
   const values = both.map((c) => {
     const decided = c.p != null && c.p < alpha;
@@ -70,7 +70,7 @@ const drawPairs = () => {
     },
     layer: [
       { mark: { type: "rect" }, encoding: { color: { field: "fill", type: "nominal", scale: null } } },
-      { mark: { type: "text", fontSize: 11 }, encoding: { text: { field: "text" }, color: { field: "ink", type: "nominal", scale: null } } },
+      { mark: { type: "text", fontSize: step < 26 ? 10 : 11 }, encoding: { text: { field: "text" }, color: { field: "ink", type: "nominal", scale: null } } },
     ],
   };
   $("pairs-caption").innerHTML = `<b>Difference in transfer ASR, in points: the row's model less the column's</b>, ${escape(P.settings[setting] ?? "")}, crafted on ${escape(label[compared.surrogate] ?? "")}, on images that the surrogate and both have right when clean. ` +
@@ -85,8 +85,8 @@ const drawRegression = () => {
   const names = Object.keys(D.regression.models);
   const values = [], rows = [], heads = new Set();
   for (const row of D.regression.rows) {
-    const head = row.reference ? `${row.term}, against ${row.reference}` : null;
-    if (head && !heads.has(head)) { heads.add(head); rows.push(head); }
+    const head = row.reference ? `${row.term}, against ${row.reference}` : "Per step";
+    if (!heads.has(head)) { heads.add(head); rows.push(head); }
     const text = row.level ? `\u2003${row.level}\u200b` : row.term; // a model and an attack may have one name
     const key = rows.includes(text) ? `${text}\u200b` : text;
     rows.push(key);
