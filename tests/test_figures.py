@@ -240,7 +240,7 @@ def test_a_column_shows_the_largest_budget_as_both_columns_do(drawn):
         one, both = drawn[f"{name}_column"], drawn[name]
         assert [ax.get_title() for ax in one.axes if ax.get_title()] == ["ε = 8/255"]
         (at,) = (k for k, ax in enumerate(both.axes) if ax.get_title() == "ε = 8/255")
-        marks = [[np.round(line.get_xdata(), 9).tolist() for line in ax.lines if line.get_marker() in ("o", "s")]
+        marks = [[np.asarray(line.get_xdata(), dtype=float).round(9).tolist() for line in ax.lines if line.get_marker() in ("o", "s")]
                  for ax in (one.axes[0], both.axes[at])]  # fmt: skip
         assert marks[0] == marks[1] != []
     assert figures.largest(pd.DataFrame({"eps": [math.nan, 0.1, 0.2]})) == 0.2

@@ -6,6 +6,7 @@ is computed anew. The module imports nothing heavy, so that the Snakefile may re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -94,12 +95,12 @@ def pairs(sources: Mapping[str, pandas.DataFrame], order: Order) -> pandas.DataF
             "B": order.label(row.b),
             "A − B": _interval(row.difference, row.low, row.high, 1, 100),
             "p (Holm)": _p(row.p_holm),
-            "tasks A > B": f"{row.tasks_a_higher} of {row.tasks}",
+            "A > B in": f"{row.tasks_a_higher} of {row.tasks}",
             "images": str(row.images),
         }
         for row in rows.itertuples()
     ]
-    columns = ["Surrogate", "A", "B", "A − B", "p (Holm)", "tasks A > B", "images"]
+    columns = ["Surrogate", "A", "B", "A − B", "p (Holm)", "A > B in", "images"]
     return pd.DataFrame(found, columns=columns).set_index(["Surrogate", "A", "B"])
 
 
@@ -122,10 +123,19 @@ def verdicts(sources: Mapping[str, pandas.DataFrame], order: Order) -> pandas.Da
     return pd.DataFrame(found, columns=columns).set_index("Claim")
 
 
-def latex(table: pandas.DataFrame, first: str = "l", environment: str | None = None) -> str:
+SIGNS = {"ε": r"$\varepsilon$", "−": "$-$", "–": "--", "∞": r"$\infty$", "←": r"$\leftarrow$", "×": r"$\times$"}
+"""Signs of ours, and likely ones of labels, as LaTeX writes them."""
+
+INTERVAL = re.compile(r"(?<=[\d.]) (\[[^\]\[&]*\])")
+"""An interval behind its number, in a cell."""
+
+
+def latex(table: pandas.DataFrame, first: str = "l", environment: str | None = None, below: bool = False) -> str:
     """A tabular with booktabs' rules, every cell and heading escaped; ``first`` is the format of the index columns.
 
-    A line of comment says which packages it needs. Captions and floats are the paper's business.
+    Intervals are in a smaller size, or with ``below`` in a row of their own. So the tables of the embedded study are
+    no wider than both columns of a page, 6.9 inches, in footnotesize. A line of comment says which packages it needs.
+    Captions and floats are the paper's business.
     """
     if table.columns.nlevels == 1:
         style = table.reset_index().style.hide(axis=0)  # else the index has a line of headings of its own
@@ -134,10 +144,24 @@ def latex(table: pandas.DataFrame, first: str = "l", environment: str | None = N
     style = style.format(escape="latex").format_index(escape="latex", axis=1)
     form = first + "r" * table.shape[1]
     text = style.to_latex(hrules=True, environment=environment, column_format=form, multicol_align="c")
-    for sign, command in {"ε": r"$\varepsilon$", "−": "$-$", "–": "--", " < ": " $<$ ", " > ": " $>$ "}.items():
+    text = "\n".join(_row(line, below) for line in text.splitlines()) + "\n"
+    for sign, command in {**SIGNS, " < ": " $<$ ", " > ": " $>$ "}.items():
         text = text.replace(sign, command)
     packages = ["booktabs", *(["longtable"] if environment else [])]
-    return f"% \\usepackage{{{','.join(packages)}}}\n" + text
+    return f"% \\usepackage{{{','.join(packages)}}}; {{\\footnotesize ...}} fits both columns\n" + text
+
+
+def _row(line: str, below: bool) -> str:
+    """A row with its intervals in a smaller size; with ``below`` in a row of their own."""
+    if line.startswith(("[", "*")):
+        line = "{}" + line  # else the line break before it takes it for an option
+    if not below:
+        return INTERVAL.sub(r" {\\scriptsize \1}", line)
+    cells = [INTERVAL.search(cell) for cell in line.removesuffix(r" \\").split(" & ")]
+    if not any(cells):
+        return line
+    under = " & ".join(rf"{{\scriptsize {found[1]}}}" if found else "" for found in cells)
+    return f"{INTERVAL.sub('', line)}\n{under} \\\\\n\\addlinespace[2pt]"
 
 
 def headline(sources: Mapping[str, pandas.DataFrame]) -> dict[str, Any]:
@@ -172,7 +196,7 @@ def tables(sources: Mapping[str, pandas.DataFrame], order: Order) -> dict[str, s
     models = models.assign(model=models["model"].map(order.label))
     return {
         "accuracy.tex": latex(accuracy(sources, order)),
-        "relative_transfer.tex": latex(relative_transfer(sources, order)),
+        "relative_transfer.tex": latex(relative_transfer(sources, order), below=True),
         "comparison.tex": latex(pairs(sources, order), "lll", "longtable"),
         "claims.tex": latex(verdicts(sources, order), "p{0.36\\linewidth}"),
         "headline_accuracy.csv": models.to_csv(index=False, lineterminator="\n"),
