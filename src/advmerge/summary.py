@@ -165,13 +165,15 @@ def _row(line: str, below: bool) -> str:
 
 
 def headline(sources: Mapping[str, pandas.DataFrame]) -> dict[str, Any]:
-    """The numbers that ``dvc metrics`` shows: accuracy a model, relative transfer ASR, and the verdicts."""
+    """The numbers that ``dvc metrics`` shows: accuracy a model, relative transfer ASR, and the verdicts.
+
+    One number a name, and no interval: those are in the plots, and would be two lines in three of every difference.
+    """
     models = sources["accuracy_by_model.csv"].query("split == 'test'")
     found: dict[str, Any] = {"accuracy": {row.model: row.accuracy for row in models.itertuples()}}
     transfer: dict[str, Any] = {}
     for row in _transferred(sources).itertuples():
-        at = transfer.setdefault(row.surrogate, {}).setdefault(row.target, {})
-        at[budget(row.eps)] = {key: _known(getattr(row, key)) for key in ("relative", "low", "high")}
+        transfer.setdefault(row.surrogate, {}).setdefault(row.target, {})[budget(row.eps)] = _known(row.relative)
     claims = sources["claims.csv"]
     counts = {
         verdict: int((claims["verdict"] == verdict).sum()) for verdict in ("supported", "contradicted", "undecided")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from project import Tree
@@ -133,6 +137,41 @@ def test_older_commits_with_and_without_checkout(base: Tree, edited: Tree, tmp_p
     tree.run("git", "checkout", "-q", old)  # and forgotten again
     tree.run("dvc", "repro", "--no-run-cache")
     assert tree.contents() == base.contents()
+
+
+def test_two_commits_are_compared_by_what_they_found(base: Tree, edited: Tree, tmp_path: Path) -> None:
+    def numbers(tree: Tree) -> dict[str, float]:
+        """Metrics as DVC names them."""
+        metrics = json.loads((tree.path / "reports/smoke/metrics.json").read_text())
+        return dict(leaves(metrics, ()))
+
+    def leaves(part: dict, path: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+        for key, value in part.items():
+            yield from leaves(value, (*path, key)) if isinstance(value, dict) else [(".".join((*path, key)), value)]
+
+    then, now = numbers(base), numbers(edited)
+    rows = edited.run("dvc", "metrics", "diff", "HEAD~1", "--precision", "9", "--md").splitlines()[2:]
+    said = {
+        name: [before, after]
+        for _, name, before, after, _ in (map(str.strip, row.split("|")[1:-1]) for row in rows if row)
+    }
+    changes = {name: [then[name], now[name]] for name in then if then[name] != now[name]}
+    assert {name: [float(value) for value in values] for name, values in said.items()} == {
+        name: pytest.approx(values) for name, values in changes.items()
+    }
+    kinds = {name.split(".")[0] for name in changes}
+    assert "relative_transfer" in kinds and "accuracy" not in kinds  # another attack, the same models
+
+    edited.run("dvc", "plots", "diff", "HEAD~1", "-o", str(tmp_path))
+    drawn = re.findall(r"var spec = (\{.*?\});", (tmp_path / "index.html").read_text(), re.DOTALL)
+    transfer, accuracy = (json.loads(spec)["data"]["values"] for spec in drawn)
+    for tree, revision in ((base, "HEAD~1"), (edited, "workspace")):
+        here = [row for row in transfer if row["rev"] == revision]
+        written = list(csv.DictReader((tree.path / "reports/smoke/tables/headline_transfer.csv").open()))
+        assert [{key: row[key] for key in written[0]} for row in here] == written
+        assert all(float(row["low"]) <= float(row["relative"]) <= float(row["high"]) for row in here)
+    assert {row["rev"] for row in accuracy} == {"HEAD~1", "workspace"}
+    assert {path.name.split("_")[-1] for path in (tmp_path / "static").iterdir()} == {"transfer.png"}
 
 
 def test_code_edited_before_a_pull_counts(base: Tree, clone_of: Callable[[], Tree]) -> None:
