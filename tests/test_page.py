@@ -823,6 +823,16 @@ def test_explanations_follow_their_choices(tab: Tab, tables: Any) -> None:
     assert tab.complaints == []
 
 
+def test_plots_drawn_again_are_as_wide_as_before(browser: Any, saved: Path) -> None:
+    tab = Tab(browser, saved)
+    widths = "[...document.querySelectorAll('.plot svg')].map(e => e.getBoundingClientRect().width)"
+    before = tab.page.evaluate(widths)
+    for _ in range(2):
+        tab.page.click("#theme")
+        tab.settle()
+    assert tab.page.evaluate(widths) == pytest.approx(before, abs=1) and len(before) > 10
+
+
 def test_every_case_of_a_verdict_is_listed_when_asked_for(tab: Tab, evaluated: Any) -> None:
     claim = next(claim for claim in evaluated["claims"] if claim["test"] == "share")
     place = tab.page.locator(f"#cases-{claim['name']}")

@@ -99,7 +99,7 @@ const drawRegression = () => {
   const room = $("regression-plot").clientWidth, narrow = room < 480;
   const { left, axis } = rowAxis(rows, narrow, { labelFontWeight: { condition: { test: `indexof(${JSON.stringify([...heads])}, datum.value) >= 0`, value: "bold" }, value: "normal" } });
   const step = narrow ? 32 : 24;
-  const ends = values.flatMap((v) => [v.low, v.high]).filter((v) => v > 1e-4 && v < 1e4);
+  const ends = values.flatMap((v) => [v.low, v.odds, v.high]).filter((v) => v > 1e-4 && v < 1e4);
   const domain = [Math.min(0.9, ...ends), Math.max(1.1, ...ends)];
   const marks = { color: { field: "model", type: "nominal", scale: { domain: names, range: [tone(0), tone(3)] }, legend: null } };
   const yOffset = { field: "model", type: "nominal", scale: { type: "point", padding: 0.6, domain: names } };
