@@ -401,6 +401,28 @@ def test_what_the_plots_are_drawn_from_is_every_row_of_the_tables(html: str, tab
             assert value is None if np.isnan(row[column]) else value / 10_000 == pytest.approx(row[column], abs=5.1e-5)
 
 
+def test_a_large_study_has_one_denominator_by_task(
+    html: str, tables: Any, evaluated: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, browser: Any
+) -> None:
+    monkeypatch.setattr(page.explore, "WHOLE", 100)
+    monkeypatch.setattr(page.compared, "PAIRS", 100)
+    monkeypatch.setattr(page.verdicts, "CASES", 100)
+    less = page.render(tables, evaluated, [], models(), CONFIG)
+    whole, cut = content(html)["cells"], content(less)["cells"]
+    assert len(cut) == len(whole) > 100
+    for before, after in zip(whole, cut, strict=True):
+        assert after == (before if before[0] < 0 else before[:5] + before[5 + 2 * 9 : 5 + 3 * 9])
+    assert content(less)["pairs"]["settings"] == ["All attacks together"]
+    assert "Too many to list here" in less
+    (tmp_path / "index.html").write_text(less, encoding="utf-8")
+    tab = Tab(browser, tmp_path / "index.html")
+    tab.choose(task=TASKS[0])
+    assert "transfer ASR" in tab.page.inner_text("#cell")
+    tab.choose(denominator="all")
+    assert "holds the denominator “both” alone" in tab.page.inner_text("#cell")
+    assert tab.complaints == []
+
+
 def test_comparisons_are_those_of_the_tables(html: str, tables: Any) -> None:
     data, order = content(html), figures.Order(**ORDER)
     ranks = tables["comparison_ranks.csv"]

@@ -2,7 +2,9 @@
 // ── data ──────────────────────────────────────────────────────────────────────────────────────────────
 const at = (list, k) => (list[k].name ?? list[k]);
 const read = (row, start, columns, denominator) => {
-  const from = start + columns.length * denominator;
+  const single = row.length === start + columns.length; // a cell of a large study: the primary denominator alone
+  if (single && D.denominators[denominator].name !== D.primary) return null;
+  const from = start + (single ? 0 : columns.length * denominator);
   if (row[from] == null) return null;
   return Object.fromEntries(columns.map((c, k) => {
     const v = row[from + k];
@@ -201,7 +203,7 @@ const drawCells = () => {
   const found = cell(state.task, state.attack, state.target);
   const noise = state.surrogate === SELF ? null : [...control].map((n) => cell(state.task, n, state.target)).find((c) => c?.transfer_asr != null);
   const where = state.task === ALL ? "on all tasks" : `on ${label[state.task]}`;
-  $("cell").innerHTML = !found ? `No such cell: ${escape(label[state.target])} faces no ${escape(label[state.attack])} examples crafted on ${escape(crafted())} ${escape(where)}.` :
+  $("cell").innerHTML = !found && cells.get([state.task, surrogateOf(state.target), state.attack, state.eps, state.target].join("|")) ? `By task this page holds the denominator “${D.primary}” alone; the others are in <code>rates_by_cell.csv</code>.` : !found ? `No such cell: ${escape(label[state.target])} faces no ${escape(label[state.attack])} examples crafted on ${escape(crafted())} ${escape(where)}.` :
     `<b>${escape(label[state.target])}</b> ${escape(where)}, ${escape(label[state.attack])} (${escape(budget())}) crafted on ${escape(crafted())}: ` +
     `<b>${escape(m.label.toLowerCase().replace("asr", "ASR"))} ${value(found[state.measure])}</b> (${level} interval ${range(found[m.low], found[m.high])}), n = ${found.n}. ` +
     `ASR on the surrogate ${percent(found.asr)}; images left unchanged ${percent(found.unchanged)}` +

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 RATES = ("n", "asr", "transfer_asr", "low", "high", "relative", "relative_low", "relative_high", "unchanged")
 """What the page knows of a cell under a denominator; all but n in ten-thousandths, which is more than it shows."""
 
+WHOLE = 20_000
+"""Of a study with more cells than this those of a single task are sent under the primary denominator alone."""
+
 METHODS = ("n", "images", "transfer_asr", "transfer_low", "transfer_high", "relative", "low", "high")
 """What the page knows of a method under a denominator, attacks pooled."""
 
@@ -88,7 +91,7 @@ def explorer(
 
     ``cells`` are [task, surrogate, attack, eps, target, …], names as positions in the lists beside it, the task −1
     for all together, and then :data:`RATES` under each denominator in turn; ``methods`` are [surrogate, eps, target,
-    …] and :data:`METHODS`.
+    …] and :data:`METHODS`. With more than :data:`WHOLE` cells those of a task have the primary denominator alone.
     """
     import pandas as pd
 
@@ -135,6 +138,12 @@ def explorer(
             row[start : start + len(columns)] = [int(value) if value == value else None for value in values]
         return [[*key, *row] for key, row in rows.items()]
 
+    def cut(rows: list[list[Any]]) -> list[list[Any]]:
+        if len(rows) <= WHOLE:
+            return rows
+        start = 5 + len(RATES) * denominators.index(statistics.PRIMARY)
+        return [row if row[0] < 0 else [*row[:5], *row[start : start + len(RATES)]] for row in rows]
+
     # NaN has no equal, so the names of budgets are keys, not the budgets
     axes = {"task": tasks, "surrogate": models, "attack": attacks, "eps": eps, "target": targets}
     return {
@@ -152,7 +161,7 @@ def explorer(
         "merged": [name for name in targets if name in merged],
         "attacks": [{**entry, "control": entry["name"] in order.controls} for entry in _named(attacks, order)],
         "eps": eps,
-        "cells": packed(cells, axes, RATES),
+        "cells": cut(packed(cells, axes, RATES)),
         "methods": packed(methods, {key: axes[key] for key in ("surrogate", "eps", "target")}, METHODS),
         "accuracy": sorted(
             [targets.index(row.model), *(round(10_000 * rate) for rate in (row.accuracy, row.low, row.high))]
