@@ -244,7 +244,8 @@ def test_unknown_device_is_refused() -> None:
 def test_the_model_is_frozen_and_evaluating() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(4, 2)).train()
     classifier = art_classifier(model, (1, 2, 2), 2)
-    assert classifier.model is model
+    assert classifier.model.whole is model
+    assert not list(classifier.model.parameters())  # which ART would go through at every gradient
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
 

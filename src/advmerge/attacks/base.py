@@ -57,7 +57,8 @@ class TorchAttack(EvasionAttack, ABC):
     @property
     def model(self) -> nn.Module:
         """The module under attack: [N, C, H, W] in [0, 1] -> logits [N, classes]."""
-        return self.estimator.model
+        model = self.estimator.model
+        return getattr(model, "whole", model)
 
     @abstractmethod
     def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

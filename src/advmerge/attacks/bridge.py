@@ -26,18 +26,35 @@ if TYPE_CHECKING:
     from art.attacks.attack import EvasionAttack
 
 
+class Leaf(nn.Module):
+    """A model whose parts ART does not see: it would walk through them all before and after every gradient.
+
+    Attributes:
+        whole: the model.
+    """
+
+    whole: nn.Module
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["whole"] = model  # not as a submodule
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.whole(images)
+
+
 def art_classifier(
     model: nn.Module, shape: tuple[int, ...], classes: int, device: torch.device | str = "cpu"
 ) -> PyTorchClassifier:
     """Wrap a module for ART: cross-entropy, pixels in [0, 1], on ``device``.
 
-    The module is changed: moved, put in evaluation mode, and its parameters frozen, because ART would
-    otherwise spend about a third of its time on gradients of parameters.
+    The module is changed: put in evaluation mode, and its parameters frozen, because ART would otherwise spend
+    about a third of its time on gradients of parameters.
 
     Args:
         model: [N, *shape] in [0, 1] -> logits [N, classes]; normalisation is inside.
         shape: of one image, (C, H, W).
-        device: cpu or cuda.
+        device: where the module lies, cpu or cuda.
 
     Raises:
         StudyError: a device that ART does not know.
@@ -45,12 +62,12 @@ def art_classifier(
     device = torch.device(device)
     if device.type not in ("cpu", "cuda"):
         raise StudyError(f"attacks run on cpu or cuda, not on '{device}'")
-    model.to(device).eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
     cuda = device.type == "cuda"
     # ART's "gpu" is the current device, and it would move the module there.
     with torch.cuda.device(device) if cuda else nullcontext():
         return PyTorchClassifier(
-            model=model,
+            model=Leaf(model),
             loss=nn.CrossEntropyLoss(),
             input_shape=shape,
             nb_classes=classes,

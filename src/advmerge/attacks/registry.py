@@ -57,6 +57,7 @@ def module_of(method: str) -> str | None:
     return _ours().get(method)
 
 
+@cache
 def resolve(method: str) -> type[EvasionAttack]:
     """The class that a study's ``method`` names: one of ours, else one of ``art.attacks.evasion``.
 
