@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from zoo import BACKBONE, Zoo
 
 from advmerge.artifacts import save_tensors
 from advmerge.errors import StudyError
-from advmerge.merging import MODULES, check, method
+from advmerge.merging import MODULES, check, method, sparse
 from advmerge.merging.engine import merge, stream
-from advmerge.merging.selection import largest
+from advmerge.merging.selection import largest, largest_near
 from advmerge.merging.sparse import between, drop_by_magnitude
 from advmerge.merging.spectral import is_matrix, orthogonal
 from advmerge.merging.wudi import interference
@@ -587,6 +589,53 @@ def test_the_kth_largest_is_exact(values: list[float], data: st.DataObject) -> N
     (found,) = largest(lambda: ([piece] for piece in pieces), [ranks])
     ordered = sorted(tensor.tolist(), reverse=True)
     assert found == [ordered[rank - 1] for rank in ranks]
+
+
+@pytest.mark.parametrize(
+    ("rank", "guess", "passes"),
+    [
+        (20_000, 1.2816, 1),  # the normal distribution's
+        (20_000, 1.29, 1),
+        (20_000, 1.4, 3),  # what is sought is among the smaller
+        (20_000, 1.1, 3),  # among the greater
+        (20_000, 0.0, 2),  # no guess at all
+        (20_000, -1.2816, 2),
+        (1, 4.5, 3),
+        (60_000, 1e-3, 3),  # of entries that are all zero
+    ],
+)
+def test_the_kth_largest_whatever_is_guessed(rank: int, guess: float, passes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = [torch.randn(100_000, generator=generator).abs_(), torch.randn(100_000, generator=generator).abs_()]
+    if rank == 60_000:
+        vectors = [vector * (torch.rand(100_000, generator=generator) < 0.5) for vector in vectors]
+    begun = []
+
+    def stream() -> Iterator[list[torch.Tensor]]:
+        begun.append(1)
+        yield from ([part[start : start + 7_000] for part in vectors] for start in range(0, 100_000, 7_000))
+
+    found = largest_near(stream, [rank] * 2, [guess, 1.2816])
+    assert found == [float(vector.sort(descending=True).values[rank - 1]) for vector in vectors]
+    assert len(begun) == passes
+
+
+def test_a_large_model_is_trimmed_where_sorting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "CHUNK", 1024)  # what is large is told from it
+    one, two = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(0))
+    pretrained = {"a": torch.zeros(300, 300), "b": torch.zeros(7)}
+    finetuned = {name: {"a": part, "b": torch.ones(7)} for name, part in {"one": one, "two": 1e-3 * two}.items()}
+    for keep in (0.001, 0.2, 0.9, 1.0):
+        found = sparse.thresholds(pretrained, finetuned, 0, keep=keep)["thresholds"]
+        every = [torch.cat([t.flatten().abs() for t in model.values()]) for model in finetuned.values()]
+        count = math.ceil(keep * 90_007)
+        assert found == [float(entries.sort(descending=True).values[count - 1]) for entries in every]
+
+
+def test_equal_entries_are_counted_together() -> None:
+    vector = torch.tensor([2.0] * 3 + [1.0] * 5 + [0.5] * 2)
+    for rank in range(1, 11):
+        assert largest_near(lambda: [[vector]], [rank], [1.0]) == [vector[rank - 1].item()]
 
 
 def test_the_kth_largest_of_large_and_close_values() -> None:

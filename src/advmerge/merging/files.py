@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -98,12 +99,12 @@ class Lazy(Mapping[str, Tensor]):
     def read(self, name: str, start: int, room: Tensor) -> None:
         """:meth:`piece` into a flat tensor of the same type, as many entries as it has."""
         left = room.view(torch.uint8).numpy().data
-        self._file.seek(self._offsets[name] + start * room.element_size())
+        offset = self._offsets[name] + start * room.element_size()
         while left:  # one call reads two gigabytes at most
-            count = self._file.readinto(left)
+            count = os.preadv(self._file.fileno(), [left], offset)
             if not count:
                 raise StudyError(f"{self.path}: ends within the tensor '{name}'")
-            left = left[count:]
+            left, offset = left[count:], offset + count
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specification)

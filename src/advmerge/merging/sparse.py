@@ -14,7 +14,7 @@ from advmerge.errors import StudyError
 from advmerge.merging import Drop, Place, Range, Scale, Share, register
 from advmerge.merging.files import floating, piece, specification
 from advmerge.merging.linear import combine, total
-from advmerge.merging.selection import CHUNK, largest
+from advmerge.merging.selection import CHUNK, largest, largest_near
 from advmerge.seeding import torch_generator
 
 Aggregate = Literal["sum", "mean"]
@@ -28,17 +28,22 @@ def elect(vectors: Iterable[Tensor], aggregate: str) -> Tensor:
     parts = list(vectors)
     sign = torch.stack(parts).sum(0).sign_()
     # Either sign's entries are summed and one of the sums taken: a mask for every task costs ten times as much.
-    chosen = []
-    for direction in (1, -1):
-        agreeing = [(direction * part).clamp_(min=0) for part in parts]
-        count = total((part > 0).float() for part in agreeing).clamp_(min=1) if aggregate == "mean" else 1
-        found = total(agreeing) / count
-        chosen.append(found.mul_(direction).mul_((direction * sign).clamp_(min=0)))
-    return chosen[0].add_(chosen[1])
+    elected, room = torch.zeros_like(sign), torch.empty_like(sign)
+    for side in ({"min": 0}, {"max": 0}):
+        found = parts[0].clamp(**side)
+        for part in parts[1:]:
+            found += torch.clamp(part, **side, out=room)
+        if aggregate == "mean":
+            found /= total((part.clamp(**side) != 0).float() for part in parts).clamp_(min=1)
+        elected += found.mul_(sign.clamp(**side).abs_())
+    return elected
 
 
 def task_vectors(
-    pretrained: Mapping[str, Tensor], finetuned: Mapping[str, Mapping[str, Tensor]], size: int | None = None
+    pretrained: Mapping[str, Tensor],
+    finetuned: Mapping[str, Mapping[str, Tensor]],
+    size: int | None = None,
+    every: int = 1,
 ) -> Iterator[tuple[str, list[Tensor]]]:
     """Name and the T task vectors of each floating tensor, in float32.
 
@@ -46,6 +51,7 @@ def task_vectors(
         pretrained: θ_0.
         finetuned: task → θ_t.
         size: cut each tensor, flat, into pieces of so many entries; whole and in its shape where None.
+        every: of a tensor's pieces, the first of so many.
     """
     shapes = specification(pretrained)
     for name in floating(pretrained):
@@ -54,7 +60,7 @@ def task_vectors(
             yield name, [tensors[name].float() - base for tensors in finetuned.values()]
             continue
         count = torch.Size(shapes[name][1]).numel()
-        for start in range(0, count, size):
+        for start in range(0, count, every * size):
             stop = min(start + size, count)
             base = piece(pretrained, name, start, stop).float()
             yield name, [piece(tensors, name, start, stop).float() - base for tensors in finetuned.values()]
@@ -84,7 +90,8 @@ def thresholds(
     """
     del seed
     shapes = specification(pretrained)
-    count = int(-(-keep * sum(torch.Size(shapes[name][1]).numel() for name in floating(pretrained)) // 1))
+    entries = sum(torch.Size(shapes[name][1]).numel() for name in floating(pretrained))
+    count = int(-(-keep * entries // 1))
     if not count:
         return {"thresholds": [float("inf")] * len(finetuned)}
 
@@ -95,7 +102,13 @@ def thresholds(
                 vectors = [sparsify(task, name, vector) for task, vector in zip(finetuned, vectors, strict=True)]
             yield [vector.abs_() for vector in vectors]
 
-    return {"thresholds": [values[0] for values in largest(magnitudes, [[count]] * len(finetuned))]}
+    ranks = [count] * len(finetuned)
+    if sparsify or entries < 64 * CHUNK:
+        return {"thresholds": [values[0] for values in largest(magnitudes, [[rank] for rank in ranks])]}
+    few = [[vector[::16].abs() for vector in v] for _, v in task_vectors(pretrained, finetuned, CHUNK, every=16)]
+    samples = [torch.cat(pieces) for pieces in zip(*few, strict=True)]
+    guesses = [float(sample.kthvalue(1 + int((1 - keep) * (len(sample) - 1))).values) for sample in samples]
+    return {"thresholds": largest_near(magnitudes, ranks, guesses)}
 
 
 def trim(vector: Tensor, threshold: float) -> Tensor:
