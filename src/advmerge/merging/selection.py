@@ -67,7 +67,7 @@ def largest_near(
     around = 1 << 17  # floats to either side: at least a 128th of the guess
     lowest = [int(np.float32(guess).view(np.int32)) - around for guess in guesses]
     if min(lowest) > 0:
-        above = [0] * len(ranks)
+        above = np.zeros(len(ranks), np.int64)
         counts = [np.zeros(2 * around, np.int64) for _ in ranks]
         limits = np.array([lowest, [low + 2 * around for low in lowest]], np.int32).view(np.float32)
         for pieces in stream():
