@@ -76,7 +76,7 @@ def largest_near(
                 above[index] += np.count_nonzero(flat >= high)
                 within = flat[np.flatnonzero((flat >= low) & (flat < high))]
                 np.add.at(counts[index], within.view(np.int32) - lowest[index], 1)
-        left = [rank - greater for rank, greater in zip(ranks, above, strict=True)]
+        left = (np.array(ranks) - above).tolist()
         if all(0 < rank <= found.sum() for rank, found in zip(left, counts, strict=True)):
             places = [
                 low + _locate(*found)[0] for low, found in zip(lowest, zip(counts, left, strict=True), strict=True)
