@@ -20,16 +20,6 @@ from advmerge.attacks.fast_adaptive_boundary import FastAdaptiveBoundary
 from advmerge.attacks.standard_auto_attack import StandardAutoAttack
 
 
-def ours(victim: Victim, method: str, **options: Any) -> torch.Tensor:
-    return craft(victim.model, victim.images, victim.labels, method, options, seed=(0,), classes=10, batch_size=120)
-
-
-def some(victim: Victim, count: int) -> Victim:
-    """Images that the model gets right."""
-    rows = (~victim.fooled(victim.images)).nonzero()[:count, 0]
-    return Victim(victim.model, victim.images[rows], victim.labels[rows])
-
-
 def share(victim: Victim, found: torch.Tensor) -> float:
     return victim.fooled(found).float().mean().item()
 
@@ -44,29 +34,29 @@ def typical(victim: Victim, found: torch.Tensor, norm: float) -> float:
 
 
 def test_carlini_linf_is_as_good_as_apgd_at_every_radius(victim: Victim) -> None:
-    few = some(victim, 60)
-    found = ours(few, "BatchedCarliniLInf")
+    few = victim.right(60)
+    found = few.attacked("BatchedCarliniLInf")
     reach = (found - few.images).flatten(1).abs().amax(1)
     assert share(few, found) == 1
     for eps in (0.06, 0.08, 0.1, 0.12, 0.14):
-        apgd = ours(few, "BatchedAutoPGD", eps=eps, max_iter=40)
+        apgd = few.attacked("BatchedAutoPGD", eps=eps, max_iter=40)
         assert (reach <= eps).float().mean() >= share(few, apgd) - 2 / 60
 
 
 def test_carlini_linf_is_near_foolbox_deepfool(victim: Victim) -> None:
     """It descends towards the likeliest other class, DeepFool towards the nearest, which may be another."""
-    few = some(victim, 60)
+    few = victim.right(60)
     wrapped = foolbox.PyTorchModel(victim.model, bounds=(0, 1), device="cpu")
     peer = foolbox.attacks.LinfDeepFoolAttack(steps=50, candidates=10, overshoot=0.02)
     _, theirs, _ = peer(wrapped, few.images, few.labels, epsilons=None)
-    assert typical(few, ours(few, "BatchedCarliniLInf"), np.inf) <= 1.12 * typical(few, theirs, np.inf)
-    boundary = ours(few, "FastAdaptiveBoundary", max_iter=10)
+    assert typical(few, few.attacked("BatchedCarliniLInf"), np.inf) <= 1.12 * typical(few, theirs, np.inf)
+    boundary = few.attacked("FastAdaptiveBoundary", max_iter=10)
     assert typical(few, boundary, np.inf) <= 1.005 * typical(few, theirs, np.inf)
 
 
 def test_carlini_linf_gains_from_its_search(victim: Victim) -> None:
-    few = some(victim, 60)
-    once, often = (ours(few, "BatchedCarliniLInf", search_steps=steps) for steps in (1, 8))
+    few = victim.right(60)
+    once, often = (few.attacked("BatchedCarliniLInf", search_steps=steps) for steps in (1, 8))
     size = [(x - few.images).flatten(1).abs().amax(1) for x in (once, often)]
     assert share(few, once) == 1
     assert (size[1] <= size[0]).all()
@@ -74,8 +64,8 @@ def test_carlini_linf_gains_from_its_search(victim: Victim) -> None:
 
 
 def test_carlini_linf_reaches_its_confidence(victim: Victim) -> None:
-    few = some(victim, 30)
-    logits = victim.model(ours(few, "BatchedCarliniLInf", confidence=2.0, search_steps=3))
+    few = victim.right(30)
+    logits = victim.model(few.attacked("BatchedCarliniLInf", confidence=2.0, search_steps=3))
     column = few.labels[:, None]
     lead = logits.scatter(1, column, -torch.inf).amax(1) - logits.gather(1, column)[:, 0]
     assert (lead >= 2 - 1e-4).all()
@@ -92,8 +82,8 @@ def test_targets_are_the_likeliest_other_classes() -> None:
 
 @pytest.mark.parametrize(("norm", "name", "eps"), [("inf", "Linf", 0.08), (2, "L2", 0.4)])
 def test_apgd_t_is_as_good_as_torchattacks(victim: Victim, norm: float | str, name: str, eps: float) -> None:
-    few = some(victim, 60)
-    found = ours(few, "AutoPGDTargeted", eps=eps, norm=norm, max_iter=20)
+    few = victim.right(60)
+    found = few.attacked("AutoPGDTargeted", eps=eps, norm=norm, max_iter=20)
     theirs = torchattacks.APGDT(victim.model, norm=name, eps=eps, steps=20, seed=0)(few.images, few.labels)
     assert share(few, found) >= share(few, theirs)
     left = ~few.fooled(found)
@@ -122,8 +112,8 @@ def test_apgd_t_goes_on_to_the_next_target(targets: int, fooled: bool) -> None:
 
 @pytest.mark.parametrize(("norm", "name"), [("inf", "Linf"), (2, "L2")])
 def test_fab_is_as_good_as_torchattacks(victim: Victim, norm: float | str, name: str) -> None:
-    few = some(victim, 40)
-    found = ours(few, "FastAdaptiveBoundary", norm=norm, max_iter=15, nb_targets=5)
+    few = victim.right(40)
+    found = few.attacked("FastAdaptiveBoundary", norm=norm, max_iter=15, nb_targets=5)
     # Its targeted form stops at the first class that fools within eps; this one looks for the nearest of all.
     peer = torchattacks.FAB(victim.model, norm=name, eps=10.0, steps=15, multi_targeted=False, seed=0)
     theirs = peer(few.images, few.labels)
@@ -163,9 +153,9 @@ def test_fab_projects_on_the_plane_inside_the_box(victim: Victim, norm: float | 
 
 
 def test_square_is_as_good_as_torchattacks_and_stock_art(victim: Victim) -> None:
-    few = some(victim, 60)
-    found = ours(few, "BatchedSquare", eps=0.1, max_iter=300)
-    stock = ours(few, "SquareAttack", eps=0.1, max_iter=300)
+    few = victim.right(60)
+    found = few.attacked("BatchedSquare", eps=0.1, max_iter=300)
+    stock = few.attacked("SquareAttack", eps=0.1, max_iter=300)
     theirs = torchattacks.Square(victim.model, eps=0.1, n_queries=300, seed=0)(few.images, few.labels)
     assert share(few, found) >= max(share(few, stock), share(few, theirs)) - 1 / 60
     surface = (found - few.images).abs()
@@ -176,9 +166,9 @@ def test_square_is_as_good_as_torchattacks_and_stock_art(victim: Victim) -> None
 @pytest.mark.filterwarnings("ignore:.*encountered in divide")  # stock ART's, on images this small
 @pytest.mark.parametrize("eps", [0.4, 0.6])
 def test_square_in_l2_is_as_good_as_torchattacks_and_stock_art(victim: Victim, eps: float) -> None:
-    few = some(victim, 60)
-    found = ours(few, "BatchedSquare", eps=eps, norm=2, max_iter=300)
-    stock = ours(few, "SquareAttack", eps=eps, norm=2, max_iter=300)
+    few = victim.right(60)
+    found = few.attacked("BatchedSquare", eps=eps, norm=2, max_iter=300)
+    stock = few.attacked("SquareAttack", eps=eps, norm=2, max_iter=300)
     theirs = torchattacks.Square(victim.model, norm="L2", eps=eps, n_queries=300, seed=0)(few.images, few.labels)
     assert share(few, found) >= max(share(few, stock), share(few, theirs)) - 1 / 60
     size = (found - few.images).flatten(1).norm(dim=1)
@@ -217,9 +207,9 @@ def test_a_bump_and_its_antipode() -> None:
 
 def test_square_spends_one_pass_a_query_on_those_still_right(victim: Victim) -> None:
     seen: list[int] = []
-    few = some(victim, 60)
+    few = victim.right(60)
     with victim.model.register_forward_hook(lambda *a: seen.append(len(a[-1]))):
-        found = ours(few, "BatchedSquare", eps=0.1, max_iter=50)
+        found = few.attacked("BatchedSquare", eps=0.1, max_iter=50)
     assert len(seen) == 51
     assert seen[:2] == [60, 60]
     assert seen[2:] == sorted(seen[2:], reverse=True)
@@ -248,7 +238,7 @@ def test_squares_shrink_as_published(victim: Victim) -> None:
 def test_each_member_gets_what_the_others_left(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
     """Members that fool the first quarter of what they get, and what comes back for those never fooled."""
     calls: list[tuple[str, int]] = []
-    few = some(victim, 32)
+    few = victim.right(32)
 
     def member(name: str, shift: float) -> Any:
         def perturb(self: Any, images: torch.Tensor, labels: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -264,7 +254,7 @@ def test_each_member_gets_what_the_others_left(victim: Victim, monkeypatch: pyte
     monkeypatch.setattr(AutoPGDTargeted, "perturb", member("apgd-t", 0.09))
     monkeypatch.setattr(FastAdaptiveBoundary, "smallest", member("fab", 0.5))
     monkeypatch.setattr(BatchedSquare, "perturb", member("square", 0.02))
-    found = ours(few, "StandardAutoAttack", eps=0.1)
+    found = few.attacked("StandardAutoAttack", eps=0.1)
     assert [name for name, _ in calls] == ["apgd", "apgd-t", "fab", "square"]
     # FAB's lie outside the ball, and once drawn in fool few or none.
     assert [count for _, count in calls][:3] == [32, 24, 18]
@@ -281,11 +271,11 @@ def gap(victim: Victim, x: torch.Tensor) -> torch.Tensor:
 
 def test_ensemble_is_as_good_as_torchattacks_and_its_members(victim: Victim) -> None:
     """At the same budgets, which are not the published ones for the sake of time."""
-    few = some(victim, 20)
+    few = victim.right(20)
     eps, steps, queries = 0.09, 25, 300
-    found = ours(few, "StandardAutoAttack", eps=eps, max_iter=steps, queries=queries)
+    found = few.attacked("StandardAutoAttack", eps=eps, max_iter=steps, queries=queries)
     for member in ("BatchedAutoPGD", "AutoPGDTargeted"):
-        assert share(few, found) >= share(few, ours(few, member, eps=eps, max_iter=steps))
+        assert share(few, found) >= share(few, few.attacked(member, eps=eps, max_iter=steps))
     peers = [
         torchattacks.APGD(victim.model, eps=eps, steps=steps, seed=0),
         torchattacks.APGDT(victim.model, eps=eps, steps=steps, seed=0),
@@ -298,11 +288,11 @@ def test_ensemble_is_as_good_as_torchattacks_and_its_members(victim: Victim) -> 
 
 
 def test_ensemble_in_l2_is_as_good_as_torchattacks_and_its_members(victim: Victim) -> None:
-    few = some(victim, 20)
+    few = victim.right(20)
     eps, steps, queries = 0.45, 20, 100
-    found = ours(few, "StandardAutoAttack", eps=eps, norm=2, max_iter=steps, queries=queries)
+    found = few.attacked("StandardAutoAttack", eps=eps, norm=2, max_iter=steps, queries=queries)
     for member in ("BatchedAutoPGD", "AutoPGDTargeted"):
-        assert share(few, found) >= share(few, ours(few, member, eps=eps, norm=2, max_iter=steps))
+        assert share(few, found) >= share(few, few.attacked(member, eps=eps, norm=2, max_iter=steps))
     peers = [
         torchattacks.APGD(victim.model, norm="L2", eps=eps, steps=steps, seed=0),
         torchattacks.APGDT(victim.model, norm="L2", eps=eps, steps=steps, seed=0),
@@ -323,7 +313,7 @@ def test_the_published_budgets_are_the_defaults(victim: Victim) -> None:
 
 
 def test_universal_is_one_perturbation_for_all(victim: Victim) -> None:
-    delta = ours(victim, "BatchedUniversal", eps=0.1) - victim.images
+    delta = victim.attacked("BatchedUniversal", eps=0.1) - victim.images
     inside = (victim.images > 0.1) & (victim.images < 0.9)
     for pixel in range(64):
         values = delta.flatten(1)[:, pixel][inside.flatten(1)[:, pixel]]
@@ -331,8 +321,8 @@ def test_universal_is_one_perturbation_for_all(victim: Victim) -> None:
 
 
 def test_universal_fools_more_than_noise_and_stock_art(victim: Victim) -> None:
-    found = ours(victim, "BatchedUniversal", eps=0.1)
+    found = victim.attacked("BatchedUniversal", eps=0.1)
     quick = {"attacker": "fgsm", "attacker_params": {"eps": 0.02}, "max_iter": 5}
-    stock = ours(victim, "UniversalPerturbation", eps=0.1, **quick)
+    stock = victim.attacked("UniversalPerturbation", eps=0.1, **quick)
     assert share(victim, found) >= share(victim, stock)
-    assert share(victim, found) > share(victim, ours(victim, "UniformNoise", eps=0.1)) + 0.1
+    assert share(victim, found) > share(victim, victim.attacked("UniformNoise", eps=0.1)) + 0.1

@@ -32,16 +32,7 @@ class Exact(nn.Module):
 
 
 def ours(victim: Victim, method: str, **options: Any) -> torch.Tensor:
-    return craft(
-        victim.model,
-        victim.images,
-        victim.labels,
-        method,
-        {**COMMON, **options},
-        seed=(0,),
-        classes=10,
-        batch_size=len(victim.images),
-    )
+    return victim.attacked(method, **{**COMMON, **options})
 
 
 def assert_equal_but_for_rounding(one: torch.Tensor, other: torch.Tensor) -> None:

@@ -11,7 +11,6 @@ from torch import nn
 from victims import Victim
 
 from advmerge.attacks import passes
-from advmerge.attacks.bridge import craft
 from advmerge.errors import StudyError
 
 
@@ -130,14 +129,5 @@ def test_each_step_is_one_pass_and_there_are_no_others(
     """ART's PGD would spend two more of every image on a log line."""
     seen: list[int] = []
     with victim.model[0].register_forward_hook(lambda *a: seen.append(len(a[-1]))):
-        craft(
-            victim.model,
-            victim.images,
-            victim.labels,
-            method,
-            {"eps": 0.1, **options},
-            seed=(0,),
-            classes=10,
-            batch_size=120,
-        )
+        victim.attacked(method, eps=0.1, **options)
     assert seen == [120] * steps

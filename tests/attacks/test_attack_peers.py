@@ -11,13 +11,11 @@ import torchattacks
 from torch.nn import functional
 from victims import Victim
 
-from advmerge.attacks.bridge import craft
-
 EPS, STEP, STEPS = 0.1, 0.025, 8
 
 
 def ours(victim: Victim, method: str, **options: Any) -> torch.Tensor:
-    return craft(victim.model, victim.images, victim.labels, method, options, seed=(0,), classes=10, batch_size=60)
+    return victim.attacked(method, 60, **options)
 
 
 def gradient(victim: Victim, images: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ from victims import Victim
 
 from advmerge.attacks import tgr
 from advmerge.attacks.ascent import loss_gradient
-from advmerge.attacks.bridge import craft
 from advmerge.attacks.pna_patch_out import hold_attention
 from advmerge.attacks.transformer import hooked
 from advmerge.errors import StudyError
@@ -20,16 +19,7 @@ from advmerge.models import Classifier, Normalise
 
 
 def run(victim: Victim, method: str, **options: Any) -> torch.Tensor:
-    return craft(
-        victim.model,
-        victim.images,
-        victim.labels,
-        method,
-        {"eps": 0.1, **options},
-        seed=(0,),
-        classes=10,
-        batch_size=120,
-    )
+    return victim.attacked(method, **{"eps": 0.1, **options})
 
 
 def gradient(victim: Victim) -> torch.Tensor:

@@ -17,16 +17,6 @@ from advmerge.attacks.bridge import art_classifier, craft
 from advmerge.attacks.registry import BROKEN
 
 
-def run(victim: Victim, method: str, **options: Any) -> torch.Tensor:
-    return craft(victim.model, victim.images, victim.labels, method, options, seed=(0,), classes=10, batch_size=120)
-
-
-def right(victim: Victim, count: int) -> Victim:
-    """Images that the model gets right."""
-    rows = (~victim.fooled(victim.images)).nonzero()[:count, 0]
-    return Victim(victim.model, victim.images[rows], victim.labels[rows])
-
-
 def test_every_refused_attack_has_its_fault_here() -> None:
     pinned = {*AUTO_PGD, "AutoAttack", "CarliniL2Method", "CarliniLInfMethod", "DeepFool"}
     assert pinned == BROKEN.keys()
@@ -45,9 +35,9 @@ def spent(victim: Victim, found: torch.Tensor, eps: float) -> float:
 
 @pytest.mark.parametrize("method", AUTO_PGD)
 def test_apgd_gives_noise_for_images_that_it_does_not_fool(victim: Victim, method: str) -> None:
-    few, eps = right(victim, 60), 0.01
-    theirs = run(few, method, eps=eps, eps_step=2 * eps, max_iter=10, nb_random_init=1)
-    mine = run(few, "BatchedAutoPGD", eps=eps, max_iter=10)
+    few, eps = victim.right(60), 0.01
+    theirs = few.attacked(method, eps=eps, eps_step=2 * eps, max_iter=10, nb_random_init=1)
+    mine = few.attacked("BatchedAutoPGD", eps=eps, max_iter=10)
     left = ~few.fooled(theirs) & ~few.fooled(mine)
     assert left.sum() > 50
     unfooled = Victim(few.model, few.images[left], few.labels[left])
@@ -57,11 +47,11 @@ def test_apgd_gives_noise_for_images_that_it_does_not_fool(victim: Victim, metho
 
 @pytest.mark.parametrize("method", AUTO_PGD)
 def test_apgd_leaves_images_that_are_already_wrong(victim: Victim, method: str) -> None:
-    theirs = run(victim, method, eps=0.1, eps_step=0.2, max_iter=3, nb_random_init=1)
+    theirs = victim.attacked(method, eps=0.1, eps_step=0.2, max_iter=3, nb_random_init=1)
     wrong = victim.fooled(victim.images)
     assert wrong.any()
     assert torch.equal(theirs[wrong], victim.images[wrong])
-    mine = run(victim, "BatchedAutoPGD", eps=0.1, max_iter=3)
+    mine = victim.attacked("BatchedAutoPGD", eps=0.1, max_iter=3)
     assert (mine != victim.images).flatten(1).any(1).all()
 
 
@@ -78,7 +68,7 @@ def test_autoattack_is_not_the_published_ensemble(victim: Victim) -> None:
 def test_autoattack_needs_an_undeclared_package_and_leaves_unfooled_images_clean(
     victim: Victim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = right(victim, 30)
+    few = victim.right(30)
     classifier = art_classifier(victim.model, (1, 8, 8), 10)
     attack = stock.AutoAttack(classifier, eps=0.1, attacks=[stock.FastGradientMethod(classifier, eps=0.1)])
     labels = np.eye(10, dtype=np.float32)[few.labels]
@@ -114,11 +104,11 @@ def test_carlini_l2_loses_the_lower_bound_of_its_search(victim: Victim, monkeypa
 
 def test_carlini_linf_gives_images_back_as_they_were(victim: Victim) -> None:
     """With its defaults."""
-    few = right(victim, 2)
+    few = victim.right(2)
     attack = stock.CarliniLInfMethod(art_classifier(victim.model, (1, 8, 8), 10), verbose=False)
     theirs = torch.from_numpy(attack.generate(few.images.numpy(), few.labels.numpy()))
     assert not few.fooled(theirs).any()
-    assert few.fooled(run(few, "BatchedCarliniLInf")).all()
+    assert few.fooled(few.attacked("BatchedCarliniLInf")).all()
 
 
 # --- DeepFool

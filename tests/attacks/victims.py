@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+
+from advmerge.attacks.bridge import craft
 
 
 @dataclass
@@ -15,6 +18,16 @@ class Victim:
     model: nn.Module
     images: torch.Tensor
     labels: torch.Tensor
+
+    def attacked(self, method: str, batch_size: int = 120, **options: Any) -> torch.Tensor:
+        """What an attack makes of the images, [N, 1, 8, 8]."""
+        every = self.model, self.images, self.labels
+        return craft(*every, method, options, seed=(0,), classes=10, batch_size=batch_size)
+
+    def right(self, count: int) -> Victim:
+        """With so many of the images that the model gets right."""
+        rows = (~self.fooled(self.images)).nonzero()[:count, 0]
+        return Victim(self.model, self.images[rows], self.labels[rows])
 
     def fooled(self, images: torch.Tensor) -> torch.Tensor:
         """Which images are not their true class, [N]."""

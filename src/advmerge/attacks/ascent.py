@@ -1,8 +1,9 @@
-"""The iteration that the momentum family shares: its members differ in where and how they take the gradient.
+"""What attacks by steps of one length share, and the iteration of the momentum family.
 
-A member is a gradient, a function of images and labels, put together from parts: the model may see a random
-view of each image, gradients may be averaged over copies or neighbours, tuned or smoothed. A part takes a model
-or a gradient and returns one, so parts combine; each lies in the file of the attack that introduced it.
+Its members differ in where and how they take the gradient. A member is a gradient, a function of images and labels, put
+together from parts: the model may see a random view of each image, gradients may be averaged over copies or
+neighbours, tuned or smoothed. A part takes a model or a gradient and returns one, so parts combine; each lies in
+the file of the attack that introduced it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,28 @@ Gradient = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Images [N, ...] and labels [N] -> the direction of a rising loss, of the images' shape."""
 
 
-class MomentumAttack(TorchAttack, ABC):
+class Ascent(TorchAttack, ABC):
+    """Steps of one length in an L-infinity ball.
+
+    Args:
+        eps: radius of the ball, in [0, 1] pixels.
+        eps_step: length of a step; what the paper takes, see the attack, if not given.
+        max_iter: steps.
+    """
+
+    eps: float
+    eps_step: float | None = None
+    max_iter: int = 10
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        number("eps", self.eps)
+        if self.eps_step is not None:
+            number("eps_step", self.eps_step)
+        whole("max_iter", self.max_iter)
+
+
+class MomentumAttack(Ascent, ABC):
     """MI-FGSM, Dong et al. 2018 (arXiv:1710.06081), equations 6 and 7, from the clean images.
 
     g <- decay g + gradient / mean |gradient|; x <- clip(x + eps_step sign(g)) to the ball and to [0, 1]. The
@@ -32,23 +54,14 @@ class MomentumAttack(TorchAttack, ABC):
     it is the one that counts, fooled or not.
 
     Args:
-        eps: radius of the L-infinity ball, in [0, 1] pixels.
         eps_step: length of a step; ``eps / max_iter``, as in the papers, if not given.
-        max_iter: steps.
         decay: of the momentum.
     """
 
-    eps: float
-    eps_step: float | None = None
-    max_iter: int = 10
     decay: float = 1.0
 
     def _check_params(self) -> None:
         super()._check_params()
-        number("eps", self.eps)
-        if self.eps_step is not None:
-            number("eps_step", self.eps_step)
-        whole("max_iter", self.max_iter)
         number("decay", self.decay, inclusive=True)
 
     @property

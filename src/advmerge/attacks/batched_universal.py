@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from advmerge.attacks.ascent import cross_entropy
-from advmerge.attacks.base import TorchAttack, margin, number, whole
+from advmerge.attacks.ascent import Ascent, cross_entropy
+from advmerge.attacks.base import margin, number
 
 
-class BatchedUniversal(TorchAttack):
+class BatchedUniversal(Ascent):
     """One perturbation for all images of a batch: ascend their mean cross-entropy, cut off at ``cutoff`` each.
 
     The cut-off keeps images that are fooled by far from steering. Each step is taken on the whole batch, so the
@@ -16,23 +16,15 @@ class BatchedUniversal(TorchAttack):
     back, of these that of the greatest mean; an image it does not fool has it too.
 
     Args:
-        eps: radius of the L-infinity ball, in [0, 1] pixels.
         eps_step: length of a step; a tenth of ``eps`` if not given.
-        max_iter: steps.
         cutoff: of each image's cross-entropy (beta).
     """
 
-    eps: float
-    eps_step: float | None = None
     max_iter: int = 50
     cutoff: float = 9.0
 
     def _check_params(self) -> None:
         super()._check_params()
-        number("eps", self.eps)
-        if self.eps_step is not None:
-            number("eps_step", self.eps_step)
-        whole("max_iter", self.max_iter)
         number("cutoff", self.cutoff)
 
     def perturb(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,8 @@ class FastAdaptiveBoundary(TorchAttack):
 
     No ball: the smallest perturbation found comes back; for an image never fooled, the iterate with the lowest
     margin. An image that the model already gets wrong comes back unchanged, its smallest perturbation being none.
-    No random starts, as in the first restart of the authors' code.
+    One run towards each class, from the clean image: AutoAttack's standard version gives FAB-T one restart, and the
+    authors' code draws random starts for the second and later ones alone.
 
     Args:
         norm: inf (also "inf") or 2, of the perturbation that is minimised.
