@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,9 @@ import pytest
 import torch
 from victims import Victim
 
+from advmerge.attacks import resolve
 from advmerge.attacks.bridge import check_budget, craft
+from advmerge.study import load
 
 EPS = 0.1
 
@@ -315,3 +319,15 @@ def test_global_random_states_are_left_alone(victim: Victim) -> None:
     np.random.seed(5)  # noqa: NPY002
     run(victim, TABLE[3])
     assert (torch.rand(1), np.random.rand()) == expected  # noqa: NPY002
+
+
+def test_every_attack_of_the_full_study(transformer: Victim) -> None:
+    """Its options as the study gives them, but for fewer steps, stay in the ball and change what is right."""
+    few = transformer.right(6)
+    fewest = {"max_iter": 2, "queries": 3, "nb_targets": 2, "binary_search_steps": 2, "search_steps": 2}
+    for cell in load(Path(__file__).parents[2] / "studies/full.yaml").cells().values():
+        known = signature(resolve(cell.method)).parameters
+        options = cell.options | {name: value for name, value in fewest.items() if name in known}
+        found = few.attacked(cell.method, **options)
+        check_budget(few.images, found, cell.options.get("eps"), cell.options.get("norm", "inf"))
+        assert (found != few.images).flatten(1).any(1).all(), cell.name

@@ -14,11 +14,12 @@ from zoo import BACKBONE, Zoo
 
 from advmerge.artifacts import save_tensors
 from advmerge.errors import StudyError
-from advmerge.merging import Adaptation, regmean
+from advmerge.merging import Adaptation, grid, method, regmean
 from advmerge.merging.engine import adapt, merge
 from advmerge.merging.fisher import diagonal
 from advmerge.merging.surgery import operate
-from advmerge.models import Model, Normalise, Surgery, to_unit
+from advmerge.models import Model, Normalise, Surgery, state_of, to_unit
+from advmerge.study import load
 
 ADAPTIVE = [
     "adamerging",
@@ -432,3 +433,25 @@ def test_deep_surgery_wants_blocks_of_tokens(zoo: Zoo) -> None:
     maps.blocks, maps.forward = nn.Sequential(nn.Conv2d(1, 2, 3)), lambda x: maps.blocks(x).mean((2, 3))
     with pytest.raises(StudyError, match=r"goes on tokens \[N, L, width\]; Conv2d gives 4 axes"):
         operate(maps, maps, normalise, zoo.images["red"], 0, "red", kind="deep", steps=0)
+
+
+def test_every_method_of_the_full_study(zoo: Zoo) -> None:
+    """Its options as the study gives them, the first of a list, but for fewer steps, give an encoder like P and not P."""
+    entries = load(Path(__file__).parents[2] / "studies/full.yaml").merging
+    for name, entry in entries.items():
+        if "base" in entry:
+            continue
+        (options, *_) = grid({key: value for key, value in entry.items() if key != "method"})
+        chosen = method(entry["method"])
+        if "steps" in chosen.options:
+            options["steps"] = 2
+        if chosen.adaptive:
+            merged, _ = adapt(entry["method"], zoo.pretrained, zoo.finetuned, zoo.tasks(), 0, **options)
+        else:
+            merged = merge(entry["method"], zoo.pretrained, zoo.finetuned, **options)
+        for task in zoo.finetuned:
+            state = state_of(merged, task)
+            assert state.keys() == zoo.pretrained.keys(), name
+            assert all(tensor.isfinite().all() for tensor in state.values()), name
+            moved = [not torch.equal(state[key], zoo.pretrained[key]) for key in state]
+            assert any(moved), name
