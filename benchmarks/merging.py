@@ -30,7 +30,7 @@ from pathlib import Path
 
 SIZES = {"tiny": "vit_tiny_patch16_224", "small": "vit_small_patch32_224", "base": "vit_base_patch32_224"}
 METHODS = {"average": {}, "task_arithmetic": {"scale": 0.3}, "ties": {"scale": 0.3, "keep": 0.2}}
-BUFFER = 1 << 24
+BUFFER = 1 << 19  # stays in the cache: larger ones read more slowly
 
 
 def make(paths: list[Path], model: str) -> None:
