@@ -13,7 +13,7 @@ from torch.nn import functional
 from advmerge.errors import StudyError
 from advmerge.merging import Drop, Place, Range, Scale, Share, register
 from advmerge.merging.files import floating, piece, specification
-from advmerge.merging.linear import combine, total
+from advmerge.merging.linear import combine
 from advmerge.merging.selection import CHUNK, largest, largest_near
 from advmerge.seeding import torch_generator
 
@@ -27,16 +27,14 @@ def elect(vectors: Iterable[Tensor], aggregate: str) -> Tensor:
     """
     parts = list(vectors)
     sign = torch.stack(parts).sum(0).sign_()
-    # Either sign's entries are summed and one of the sums taken: a mask for every task costs ten times as much.
-    elected, room = torch.zeros_like(sign), torch.empty_like(sign)
-    for side in ({"min": 0}, {"max": 0}):
-        found = parts[0].clamp(**side)
-        for part in parts[1:]:
-            found += torch.clamp(part, **side, out=room)
-        if aggregate == "mean":
-            found /= total((part.clamp(**side) != 0).float() for part in parts).clamp_(min=1)
-        elected += found.mul_(sign.clamp(**side).abs_())
-    return elected
+    # A mask for every task would cost several times as much.
+    summed, room = torch.zeros_like(sign), torch.empty_like(sign)
+    count = torch.zeros_like(sign) if aggregate == "mean" else None
+    for part in parts:
+        summed += torch.mul(part, sign, out=room).clamp_(min=0)
+        if count is not None:
+            count += room > 0
+    return summed.mul_(sign) if count is None else summed.mul_(sign).div_(count.clamp_(min=1))
 
 
 def task_vectors(
