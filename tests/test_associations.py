@@ -299,6 +299,18 @@ def test_the_plane_has_a_panel_a_quantity_with_its_corners_named(drawn) -> None:
         assert [tuple(text.xy) for text in ax.texts] == [(0, 0), (1, 0), (0, 1)]
 
 
+def test_a_surrogate_without_a_right_answer_has_an_empty_plane(tables) -> None:
+    rows = tables["explanations_plane.csv"].copy()
+    rows.loc[rows["surrogate"] == "finetuned", "transfer_asr"] = np.nan
+    some = rows["surrogate"] == "pretrained"
+    rows.loc[rows[some].index[:1], "transfer_asr"] = np.nan  # a hole, which takes nothing else with it
+    figure = figures_explain.weight_plane(rows, "ties", "PGD", ORDER)
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert [len(ax.collections) for ax in panels] == [1, 1, 1, 0]
+    assert panels[3].get_xlabel().startswith("no image")
+    assert len(panels[2].lines[0].get_xdata()) == len(panels[0].lines[0].get_xdata()) == some.sum()
+
+
 def test_no_title_or_label_leaves_the_page_or_covers_another(drawn) -> None:
     for figure in drawn.values():
         figure.draw_without_rendering()
