@@ -79,7 +79,10 @@ def trees(new_tree: Callable[[], Tree]) -> tuple[Tree, Tree]:
 
 def test_a_study_on_slurm_is_the_local_study(slurm: dict[str, str], trees: tuple[Tree, Tree]) -> None:
     local, remote = trees
-    environment = {**remote.environment, **slurm, "PATH": f"{slurm['PATH'].split(':')[0]}:{remote.environment['PATH']}"}
+    path = f"{slurm['PATH'].split(':')[0]}:{remote.environment['PATH']}"
+    scratch = remote.path.parent / "scratch"
+    scratch.mkdir()
+    environment = {**remote.environment, **slurm, "PATH": path, "TMPDIR": str(scratch)}
 
     def asked(*command: str) -> str:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
@@ -120,4 +123,4 @@ def test_a_study_on_slurm_is_the_local_study(slurm: dict[str, str], trees: tuple
     # Each job had the device that SLURM gave it, and leased none.
     cost = json.loads((remote.path / ATTACK).read_text().splitlines()[-1].removeprefix("cost "))
     assert cost["gpu"] in {"0", "1", "2", "3"}
-    assert not (remote.path / ".snakemake/gpu").exists()
+    assert not list(scratch.glob("advmerge-gpu-*"))
