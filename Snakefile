@@ -28,6 +28,7 @@ rule all:
 onstart:
     if workflow.local_exec:
         spare_the_scheduler(workflow.scheduler)
+        require_device_of(workflow.dag.needrun_jobs())
     start_warm_processes()
 
 

@@ -68,6 +68,13 @@ def test_the_embedded_study_is_the_grid_of_the_paper() -> None:
         ("sed", 1, "unknown key 'sed'; choose one of: attacks, backbone"),
         ("finetune/momentum", 0.9, "unknown key 'finetune.momentum'; choose one of: anchor, anchor_batch"),
         ("seed", KeyError, "the key 'seed' is missing"),
+        ("hardware", KeyError, "the key 'hardware' is missing"),
+        ("hardware/device", "gpu", "hardware.device: input should be 'auto', 'cuda', 'mps' or 'cpu', got 'gpu'"),
+        (
+            "hardware/precision/craft",
+            "half",
+            "hardware.precision.craft: input should be 'auto', 'float32' or 'bfloat16'",
+        ),
         ("seed", -1, "seed: input should be greater than or equal to 0, got -1"),
         ("seed", "many", "seed: input should be a valid integer"),
         ("study", "a/b", "study: 'a/b' is not a folder name"),
@@ -217,6 +224,12 @@ def test_who_is_explained(content: dict[str, Any]) -> None:
     assert "surgery_dose" not in made
 
 
+# Everything but images and joined tables.
+COMPUTED = {"pretrain", "head", "finetune", "multitask", "merge", "surgery", "attack", "predict", "evaluate"} | {
+    "explain", "surgery_dose", "weight_path", "weight_plane"
+}  # fmt: skip
+
+
 def changed_artifacts(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     """Rules of the artifacts whose slice differs between two studies."""
     old, new = (Study.model_validate(content).artifacts() for content in (before, after))
@@ -241,6 +254,11 @@ def changed_artifacts(before: dict[str, Any], after: dict[str, Any]) -> set[str]
         ("explanations/path/vector", "sum", {"weight_path"}),
         ("explanations/plane/merged", "weight_averaging", {"weight_plane"}),
         ("statistics/bootstrap", 100, set()),
+        ("hardware/device", "cpu", set()),
+        ("hardware/precision/train", "bfloat16", {"pretrain", "finetune", "multitask"}),
+        ("hardware/precision/evaluate", "bfloat16", {"predict", "evaluate"}),
+        ("hardware/precision/craft", "bfloat16", {"attack"}),
+        ("hardware/deterministic", False, COMPUTED),
         ("labels", {"pgd": "PGD"}, set()),
     ],
 )
@@ -361,6 +379,7 @@ def test_a_zero_shot_head_depends_on_the_texts_and_the_weights(content: dict[str
     assert study.head_slice("latin") == {
         "task": "latin",
         "kind": "latin",
+        "hardware": {"deterministic": True},
         "head": {"kind": "zero-shot", "open_clip": "ViT-B-32", "weights": HUB},
     }
     own = change(

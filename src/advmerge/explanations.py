@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from advmerge.artifacts import load_tensors
 from advmerge.models import Classifier, Head, Surgery, batches, load_head, predict, to_unit
+from advmerge.passes import halving
 
 FEATURES = "features"
 """The last activation compared: what the head is given, after surgery where there is any."""
@@ -39,7 +40,14 @@ class Probe(NamedTuple):
 
 
 def probe(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Probe:
-    """One forward and one backward pass over images in [0, 1], [N, C, H, W]; everything returned lies on the CPU."""
+    """One forward and one backward pass over images in [0, 1], [N, C, H, W]; everything returned lies on the CPU.
+
+    In batches of ``batch_size``, or of half as many whenever memory runs out.
+    """
+    return halving(lambda most: _probe(model, images, labels, most), batch_size)[0]
+
+
+def _probe(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Probe:
     device = next(model.buffers()).device
     caught: dict[str, list[Tensor]] = {}
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy
 import torch
@@ -18,9 +20,17 @@ from torch.nn import functional as F
 
 from advmerge.artifacts import load_tensors
 from advmerge.errors import StudyError
+from advmerge.passes import halving
 
 SURGERY = "surgery."  # prefix of the per-task modules' tensors in a merged artifact
 PER_TASK = "per_task."  # prefix of a task's own: vector.<tensor>, mask.<task>.<tensor>, scale.<task>
+
+
+@cache
+@torch.inference_mode(False)  # whoever asks first, others will want gradients through it
+def resampling(size: int, wanted: int) -> Tensor:
+    """What makes ``wanted`` pixels of ``size`` (bicubic, antialiased, as PIL does it), [wanted, size]."""
+    return F.interpolate(torch.eye(size)[None, None], (wanted, size), mode="bicubic", antialias=True)[0, 0]
 
 
 class Normalise(nn.Module):
@@ -47,8 +57,9 @@ class Normalise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.resize:
-            size = (self.resize, self.resize)
-            images = F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
+            # As matrices, since interpolation has no deterministic gradient on CUDA.
+            down, across = (resampling(size, self.resize).to(images.device) for size in images.shape[2:])
+            images = down @ images @ across.T
         return (images - self.mean) / self.std  # one channel becomes as many as there are means
 
 
@@ -117,20 +128,45 @@ def operate_blocks(encoder: nn.Module, modules: Sequence[Surgery]) -> None:
         block.register_forward_hook(_operated)
 
 
+def embed(encoder: nn.Module, normalise: nn.Module, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Features float32 [N, features] of images in [0, 1].
+
+    Args:
+        encoder: whose matrices and convolutions are multiplied in ``dtype``, by autocast; its weights stay as they are.
+        normalise: what comes before it, in float32: bfloat16 has 8 bits, as many as a pixel, and a perturbation less.
+        images: [N, C, H, W].
+        dtype: float32 or bfloat16.
+    """
+    inputs = normalise(images)
+    if dtype == torch.float32:
+        return encoder(inputs)
+    with torch.autocast(images.device.type, dtype):
+        return encoder(inputs).float()
+
+
 class Classifier(nn.Module):
-    """What is attacked and evaluated: images [N, C, H, W] in [0, 1] → logits [N, classes]."""
+    """What is attacked and evaluated: images [N, C, H, W] in [0, 1] → logits [N, classes].
+
+    The head is multiplied in float32, whatever the encoder is: logits of 8 bits would be equal too often.
+    """
 
     def __init__(
-        self, encoder: nn.Module, head: nn.Module, normalise: nn.Module, surgery: nn.Module | None = None
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        normalise: nn.Module,
+        surgery: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.normalise = normalise
         self.encoder = encoder
         self.surgery = surgery or nn.Identity()
         self.head = head
+        self.dtype = dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.surgery(self.encoder(self.normalise(images))))
+        return self.head(self.surgery(embed(self.encoder, self.normalise, images, self.dtype)))
 
 
 class Ensemble(nn.Module):
@@ -285,8 +321,8 @@ class Model:
         encoder.load_state_dict(state)
         return encoder.eval()
 
-    def classifier(self, task: str, head: Head) -> Classifier:
-        """The model that answers for one task: with surgery, this task's modules are inside."""
+    def classifier(self, task: str, head: Head, dtype: torch.dtype = torch.float32) -> Classifier:
+        """The model that answers for one task: with surgery, this task's modules are inside; ``dtype`` as :func:`embed`."""
         encoder, module = self.encoder(task), None
         if self.surgery:
             if task not in self.surgery:
@@ -298,7 +334,7 @@ class Model:
         if head.weight.shape[1] != features_of(encoder):
             wide = f"{features_of(encoder)} features, the head of '{task}' takes {head.weight.shape[1]}"
             raise StudyError(f"{self.path}: gives {wide}")
-        return Classifier(encoder, head, Normalise.of(self.backbone), module).eval().requires_grad_(False)
+        return Classifier(encoder, head, Normalise.of(self.backbone), module, dtype).eval().requires_grad_(False)
 
     def _module(self, task: str, where: str) -> Surgery:
         """The surgery module whose tensors' names begin so."""
@@ -323,7 +359,11 @@ def load_head(path: Path | str) -> Head:
 
 
 def answering(
-    task: str, models: Mapping[str, Path | str], heads: Mapping[str, Path | str], fuse: str = "logits"
+    task: str,
+    models: Mapping[str, Path | str],
+    heads: Mapping[str, Path | str],
+    fuse: str = "logits",
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """The classifier of a task that lies in a file, or the ensemble of several; in evaluation mode, frozen.
 
@@ -332,18 +372,10 @@ def answering(
         models: member → its encoder's file.
         heads: member → the file of the task's head for it.
         fuse: how several are made one, see :class:`Ensemble`.
+        dtype: of their multiplications, see :func:`embed`.
     """
-    members = [Model(path).classifier(task, load_head(heads[name])) for name, path in models.items()]
+    members = [Model(path).classifier(task, load_head(heads[name]), dtype) for name, path in models.items()]
     return members[0] if len(members) == 1 else Ensemble(members, fuse).eval()
-
-
-def device() -> torch.device:
-    """The device of this job: the GPU it leased, else Apple's, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -356,15 +388,29 @@ def batches(count: int, size: int) -> Iterable[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
+_fitted: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # images a pass of models that memory ran out for
+
+
 @torch.inference_mode()
 def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Outputs of a model for images in [0, 1] or uint8 pixels, float32 [N, …] on the CPU, batch by batch."""
+    """Outputs of a model for images in [0, 1] or uint8 pixels, float32 [N, …] on the CPU, batch by batch.
+
+    A batch that does not fit into memory is halved, and so are those that follow.
+    """
     place = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    outputs = []
-    for part in batches(len(images), batch_size):
-        batch = images[part].to(place)
-        outputs.append(model(to_unit(batch) if batch.dtype == torch.uint8 else batch).float().cpu())
-    return torch.cat(outputs)
+
+    def outputs(start: int, most: int) -> Tensor:
+        batch = images[start : start + most].to(place)
+        return model(to_unit(batch) if batch.dtype == torch.uint8 else batch).float().cpu()
+
+    found, start, most = [], 0, min(batch_size, _fitted.get(model, batch_size))
+    while start < len(images):
+        made, most = halving(partial(outputs, start), most)
+        found.append(made)
+        start += most
+    if most < batch_size:
+        _fitted[model] = most
+    return torch.cat(found)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:

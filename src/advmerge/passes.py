@@ -1,6 +1,7 @@
 """Passes of as many images as memory holds: fewer images a pass, the same results but for rounding.
 
-The images of a batch share what an attack draws, so a batch is never made smaller; its passes through the model are.
+The images of a batch share what an attack or a step of training draws, so a batch is never made smaller; its passes
+through the model are.
 """
 
 from __future__ import annotations
@@ -18,6 +19,52 @@ Result = TypeVar("Result")
 
 # Of the free memory, what passes may take: the rest is for the attack's own tensors and for fragments.
 _USABLE = 0.8
+
+_least: int | None = None
+
+
+def least() -> int | None:
+    """The fewest images a pass that memory forced this process to, for the record; None where all fitted."""
+    return _least
+
+
+def _note(most: int) -> None:
+    global _least
+    _least = most if _least is None else min(most, _least)
+
+
+def is_shortage(error: RuntimeError) -> bool:
+    """Whether memory ran out, on any device: only CUDA has an error of its own for it."""
+    said = ("MPS backend out of memory", "DefaultCPUAllocator: can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+
+
+def halving(work: Callable[[int], Result], most: int) -> tuple[Result, int]:
+    """What ``work`` returns when told to pass ``most`` images at a time, or half as many whenever memory runs out.
+
+    Args:
+        work: called anew after each shortage, so it must begin anew too.
+        most: images a pass, at first.
+
+    Returns:
+        The result, and the images a pass that it took.
+
+    Raises:
+        StudyError: not even one image fits.
+    """
+    while True:
+        try:
+            return work(most), most
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            if most == 1:
+                reason = " ".join(str(error).split())
+                raise StudyError(f"out of memory with one image a pass: {reason}") from None
+        # After the handler, because the error keeps the tensors alive that memory ran out for.
+        most //= 2
+        _note(most)
+        torch.cuda.empty_cache()
 
 
 class InParts(nn.Module):
@@ -58,11 +105,13 @@ class Passes:
         self._whole = self.model = model
         self.most = batch
         if image is not None and image.device.type == "cuda" and (fits := fitting(model, image)) < batch:
+            _note(fits)
             self._limit(fits)
 
     def _limit(self, most: int) -> None:
-        self.most = most
-        self.model = InParts(self._whole, most)
+        if most != self.most:
+            self.most = most
+            self.model = InParts(self._whole, most)
 
     def __call__(self, work: Callable[[nn.Module], Result]) -> Result:
         """What ``work`` returns for the model; it is called anew, so it must draw anew too.
@@ -70,16 +119,12 @@ class Passes:
         Raises:
             StudyError: not even one image fits.
         """
-        while True:
-            try:
-                return work(self.model)
-            except torch.OutOfMemoryError as error:
-                if self.most == 1:
-                    reason = " ".join(str(error).split())
-                    raise StudyError(f"out of memory with one image a pass: {reason}") from None
-            # After the handler, because the error keeps the tensors alive that memory ran out for.
-            self._limit(self.most // 2)
-            torch.cuda.empty_cache()
+
+        def limited(most: int) -> Result:
+            self._limit(most)
+            return work(self.model)
+
+        return halving(limited, self.most)[0]
 
 
 def fitting(model: nn.Module, image: torch.Tensor) -> int:

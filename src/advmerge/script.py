@@ -107,10 +107,21 @@ def work() -> Iterator[None]:
         _work += time.process_time() - start
 
 
+def _known(error: RuntimeError) -> str | None:
+    """What is to be done about an error of torch's that is no bug."""
+    said = " ".join(str(error).split())
+    operation, found, _ = said.partition(" does not have a deterministic implementation")
+    if found:
+        return f"{operation} has no deterministic version on this device; set hardware.deterministic: false"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory in a step that cannot be halved; lower its batch: {said}"
+    return None
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script: a :class:`StudyError` becomes its one sentence and exit code 1; the log ends with the cost.
 
-    Full disks and missing memory are said in one sentence too. Anything else is a bug and keeps its traceback.
+    Full disks, missing memory and computations that cannot be repeated are said in one sentence too. Anything else is a bug and keeps its traceback.
     """
     import resource
 
@@ -122,6 +133,11 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(1)
     except MemoryError:
         print("error: out of memory; lower evaluation.batch_size or run fewer jobs at once", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        if (said := _known(error)) is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         print(f"error: {error.filename or sys.argv[0]}: {error.strerror or error}", file=sys.stderr)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advmerge.errors import StudyError
-from advmerge.models import Classifier, Head, Normalise, predict, to_unit
+from advmerge.models import Classifier, Head, Normalise, batches, embed, predict, to_unit
+from advmerge.passes import halving
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
+BATCH_NORM = nn.modules.batchnorm._BatchNorm  # timm's own are subclasses of torch's
 
 
 def _optimiser(
@@ -36,19 +38,58 @@ def _optimiser(
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
-def _step(
-    loss: Tensor,
-    parameters: list[nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    if not torch.isfinite(loss):
-        raise StudyError("training diverged: the loss is not finite; lower the learning rate")
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimiser.step()
-    schedule.step()
+class Steps:
+    """Steps of an optimiser over the losses of parts of a batch, each of as many images as memory holds.
+
+    The gradients of the parts add up to the batch's, so that a step is the same but for rounding.
+
+    Args:
+        parameters: that are trained.
+        recipe: see :func:`_optimiser`.
+        images: of the greatest batch that is passed at a time.
+        whole: its images see each other, in batch normalisation: it cannot be taken apart.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any], images: int, whole: bool = False
+    ) -> None:
+        self.parameters = list(parameters)
+        self.whole = whole
+        self.optimiser, self.schedule = _optimiser(self.parameters, recipe)
+        self.images = self.most = images
+
+    def __call__(self, loss: Callable[[slice], Tensor]) -> float:
+        """Take a step.
+
+        Args:
+            loss: of the images at these places of the batch, as their share of the whole batch's; a scalar.
+
+        Returns:
+            The batch's loss.
+
+        Raises:
+            StudyError: it is not finite, or one image's pass does not fit into memory.
+        """
+
+        def accumulated(most: int) -> float:
+            if self.whole and most < self.images:
+                said = f"out of memory with {self.images} images, a batch that batch normalisation needs whole"
+                raise StudyError(f"{said}; lower 'batch' in the recipe")
+            self.optimiser.zero_grad(set_to_none=True)
+            total = 0.0
+            for part in batches(self.images, most):
+                share = loss(part)
+                if not torch.isfinite(share):
+                    raise StudyError("training diverged: the loss is not finite; lower the learning rate")
+                share.backward()
+                total += float(share.detach())
+            return total
+
+        total, self.most = halving(accumulated, self.most)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        self.schedule.step()
+        return total
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -88,6 +129,7 @@ def pretrain(
     recipe: Mapping[str, Any],
     generator: torch.Generator,
     progress: Progress = iter,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
     """Train an encoder from scratch, in place, by classifying the corpus; the linear classifier is dropped.
 
@@ -100,29 +142,38 @@ def pretrain(
         recipe: ``steps, batch, lr, weight_decay, warmup, label_smoothing``.
         generator: of every draw.
         progress: wraps the steps.
+        dtype: of the encoder's multiplications, see :func:`~advmerge.models.embed`.
 
     Returns:
         Facts: training accuracy and loss over the last tenth of the steps.
     """
     device = next(encoder.parameters()).device
     classes = int(labels.max()) + 1
-    linear = nn.Linear(encoder.num_features, classes, device=device)  # type: ignore[arg-type]
-    nn.init.trunc_normal_(linear.weight, std=0.02, generator=generator if device.type == "cpu" else None)
+    # Drawn on the CPU, so that a GPU starts with the same.
+    linear = nn.Linear(encoder.num_features, classes)  # type: ignore[arg-type]
+    nn.init.trunc_normal_(linear.weight, std=0.02, generator=generator)
     nn.init.zeros_(linear.bias)
-    parameters = [*encoder.parameters(), *linear.parameters()]
-    optimiser, schedule = _optimiser(parameters, recipe)
+    linear.to(device)
+    whole = any(isinstance(module, BATCH_NORM) for module in encoder.modules())
+    take_step = Steps([*encoder.parameters(), *linear.parameters()], recipe, recipe["batch"], whole)
     encoder.train()
     correct, seen, total = 0, 0, 0.0
     for step in progress(range(recipe["steps"])):
         index = torch.multinomial(weights, recipe["batch"], replacement=True, generator=generator)
         batch = augment(to_unit(images[index]).to(device), generator)
         target = labels[index].to(device)
-        logits = linear(encoder(normalise(batch)))
-        loss = F.cross_entropy(logits, target, label_smoothing=recipe["label_smoothing"])
-        _step(loss, parameters, optimiser, schedule)
+        right = torch.zeros(len(batch), dtype=torch.bool, device=device)
+
+        def loss(part: slice, batch: Tensor = batch, target: Tensor = target, right: Tensor = right) -> Tensor:
+            logits = linear(embed(encoder, normalise, batch[part], dtype))
+            right[part] = logits.detach().argmax(1) == target[part]
+            share = len(target[part]) / len(target)
+            return share * F.cross_entropy(logits, target[part], label_smoothing=recipe["label_smoothing"])
+
+        value = take_step(loss)
         if step >= recipe["steps"] * 9 // 10:
-            correct += int((logits.argmax(1) == target).sum())
-            total += float(loss.detach()) * len(target)
+            correct += int(right.sum())
+            total += value * len(target)
             seen += len(target)
     encoder.eval()
     return {"train_accuracy": correct / seen, "train_loss": total / seen}
@@ -227,11 +278,14 @@ class Anchor:
         self.features = predict(nn.Sequential(normalise, encoder), images, 256)
         self.std = self.features.std(0) + 1e-6
 
-    def penalty(self, encoder: nn.Module, generator: torch.Generator) -> Tensor:
-        """The penalty on a random batch; a scalar."""
-        index = torch.randint(len(self.images), (self.batch,), generator=generator)
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """The indices of a random batch."""
+        return torch.randint(len(self.images), (self.batch,), generator=generator)
+
+    def penalty(self, encoder: nn.Module, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The penalty on the images of these indices; a scalar."""
         device = next(encoder.parameters()).device
-        features = encoder(self.normalise(to_unit(self.images[index]).to(device)))
+        features = embed(encoder, self.normalise, to_unit(self.images[index]).to(device), dtype)
         target = self.features[index].to(device)
         return (((features - target) / self.std.to(device)) ** 2).mean()
 
@@ -244,6 +298,7 @@ def finetune(
     recipe: Mapping[str, Any],
     generator: torch.Generator,
     progress: Progress = iter,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
     """Train the whole encoder under frozen heads, in place: one task gives an expert, all tasks multi-task learning.
 
@@ -258,29 +313,40 @@ def finetune(
         recipe: ``steps, batch`` (images a task a step), ``lr, weight_decay, warmup, anchor``.
         generator: of every draw.
         progress: wraps the steps.
+        dtype: of the encoder's multiplications, see :func:`~advmerge.models.embed`.
 
     Returns:
         Facts: mean loss of the last tenth of the steps.
     """
     device = next(encoder.parameters()).device
-    models = {task: Classifier(encoder, head, normalise) for task, (_, _, head) in tasks.items()}
-    parameters = list(encoder.parameters())
-    optimiser, schedule = _optimiser(parameters, recipe)
+    models = {task: Classifier(encoder, head, normalise, dtype=dtype) for task, (_, _, head) in tasks.items()}
+    held = anchor if recipe["anchor"] else None
+    take_step = Steps(encoder.parameters(), recipe, max(recipe["batch"], held.batch if held else 0))
     encoder.train()
     for module in encoder.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # timm's own are subclasses of torch's
+        if isinstance(module, BATCH_NORM):
             module.eval()
     losses = []
     for step in progress(range(recipe["steps"])):
-        loss = torch.zeros((), device=device)
-        for task, (images, labels, _) in tasks.items():
-            index = torch.randint(len(images), (recipe["batch"],), generator=generator)
-            logits = models[task](to_unit(images[index]).to(device))
-            loss = loss + F.cross_entropy(logits, labels[index].to(device)) / len(tasks)
-        if anchor and recipe["anchor"]:
-            loss = loss + recipe["anchor"] * anchor.penalty(encoder, generator)
-        _step(loss, parameters, optimiser, schedule)
+        drawn = {
+            task: torch.randint(len(images), (recipe["batch"],), generator=generator)
+            for task, (images, _, _) in tasks.items()
+        }
+        anchored = held.draw(generator) if held else None
+
+        def loss(part: slice, drawn: dict[str, Tensor] = drawn, anchored: Tensor | None = anchored) -> Tensor:
+            summed = torch.zeros((), device=device)
+            for task, (images, labels, _) in tasks.items():
+                if len(index := drawn[task][part]):
+                    logits = models[task](to_unit(images[index]).to(device))
+                    share = len(index) / recipe["batch"]
+                    summed = summed + share * F.cross_entropy(logits, labels[index].to(device)) / len(tasks)
+            if held and anchored is not None and len(index := anchored[part]):
+                summed = summed + recipe["anchor"] * (len(index) / held.batch) * held.penalty(encoder, index, dtype)
+            return summed
+
+        value = take_step(loss)
         if step >= recipe["steps"] * 9 // 10:
-            losses.append(float(loss.detach()))
+            losses.append(value)
     encoder.eval()
     return {"train_loss": sum(losses) / len(losses)}

@@ -10,7 +10,7 @@ from test_every_attack import TABLE, Row, run
 from torch import nn
 from victims import Victim
 
-from advmerge.attacks import passes
+from advmerge import passes
 from advmerge.errors import StudyError
 
 

@@ -57,6 +57,8 @@ DIGITS = {
     "shape": [1, 28, 28],
 }
 
+ASKED: dict[str, Any] = {"batch_size": 4, "fuse": "logits", "hardware": {"deterministic": True, "precision": "auto"}}
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -95,12 +97,11 @@ def files(tmp_path: Path) -> Files:
     return found
 
 
-def predict(run: Run, files: Files) -> subprocess.CompletedProcess[str]:
+def predict(run: Run, files: Files, hardware: dict | None = None) -> subprocess.CompletedProcess[str]:
     """Run the job; its output goes beside the inputs."""
     named = [f"--model=t/p={files.model}", f"--head=t/p={files.head}", f"--data=t={files.data}"]
-    return run(
-        "predict", {"batch_size": 4, "fuse": "logits"}, *named, "--output", str(files.model.with_name("clean.parquet"))
-    )
+    asked = {**ASKED, "hardware": hardware or ASKED["hardware"]}
+    return run("predict", asked, *named, "--output", str(files.model.with_name("clean.parquet")))
 
 
 def sentence(done: subprocess.CompletedProcess[str]) -> str:
@@ -109,6 +110,18 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")
     return line.removeprefix("error: ")
+
+
+def test_a_job_computes_in_the_precision_it_is_asked_for(run: Run, files: Files) -> None:
+    answers = {}
+    for precision in ("float32", "bfloat16"):
+        done = predict(run, files, {**ASKED["hardware"], "precision": precision})
+        assert done.returncode == 0, done.stderr
+        output = files.model.with_name("clean.parquet")
+        assert metadata(output)["made_on"]["precision"] == precision
+        answers[precision] = load_table(output)["margin"].to_numpy()
+    difference = np.abs(answers["float32"] - answers["bfloat16"])
+    assert 0 < difference.max() < 0.1
 
 
 class Bomb:

@@ -19,8 +19,7 @@ import pytest
 import yaml
 from project import EVERY_KIND, PLAIN, ROOT, STUDY, Tree
 
-from advmerge.artifacts import sha256
-from advmerge.study import Study, fingerprint
+from advmerge.study import Study
 
 pytestmark = pytest.mark.workflow
 
@@ -36,6 +35,11 @@ METADATA = ".snakemake/metadata"
 CHANGES: list[tuple[str, Any]] = [
     ("seed", 1),
     ("seeds", [0, 1]),
+    ("hardware.device", "cpu"),
+    ("hardware.precision.train", "bfloat16"),
+    ("hardware.precision.evaluate", "bfloat16"),
+    ("hardware.precision.craft", "bfloat16"),
+    ("hardware.deterministic", False),
     ("data.splits.train", 200),
     ("tasks.texture", None),
     ("tasks.latin", {"splits": {"train": 200}}),
@@ -84,14 +88,7 @@ class Stage(NamedTuple):
 
 def dry_run(tree: Tree, study: Path | str = "params.yaml", target: str = "report") -> list[Job]:
     """Every job of a study, as a dry run of all of them prints it; rules without a command are not jobs."""
-    # The checked study's mark spares each dry run seconds of importing torch to check it.
-    library = tree.path / "src/advmerge"
-    files = {str(file.relative_to(library)): sha256(file) for file in sorted(library.rglob("*.py"))}
-    content = Study.model_validate(yaml.safe_load((tree.path / study).read_text()))
-    mark = tree.path / ".snakemake/advmerge" / f"checked-{fingerprint(content, files)[:16]}"
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-
+    tree.spare_the_check(study)
     options = ["--configfile", str(study), "--nolock", "-n", "--forceall", "--printshellcmds", "--quiet", "host"]
     found = []
     for block in tree.snakemake(target, *options).split("\n\n"):

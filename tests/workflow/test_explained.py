@@ -80,3 +80,12 @@ def test_a_target_lets_go_of_its_answer_where_the_outcomes_say(base: Tree, study
         wrong = rows.index[rows["target_adversarial"] != rows["label"]]
         assert len(wrong) > 10
         assert (ratio[wrong] <= 1).all()
+
+
+def test_a_target_answers_its_own_examples_as_the_surrogate_that_it_was(base: Tree, study: Study) -> None:
+    rows = load_table(base.path / study.results / "outcomes.parquet")
+    own = rows[rows["surrogate"].astype(str) == rows["target"].astype(str)]
+    assert set(own["target"]) == set(study.targets)
+    for side in ("adversarial", "clean"):
+        assert (own[f"surrogate_{side}"] == own[f"target_{side}"]).all(), side
+    assert (own["surrogate_margin"] == own["target_margin"]).all()

@@ -17,7 +17,7 @@ from PIL import Image
 from project import Tree
 from safetensors.torch import save_file
 
-from advmerge.artifacts import load_table, load_tensors
+from advmerge.artifacts import load_table, load_tensors, metadata
 from advmerge.models import Normalise, build_encoder, to_unit
 from advmerge.published import to_timm
 from advmerge.zeroshot import prompts
@@ -67,6 +67,11 @@ def study() -> dict[str, Any]:
         "study": "published",
         "seed": 0,
         "seeds": [0],
+        "hardware": {
+            "device": "cpu",
+            "precision": {"train": "bfloat16", "evaluate": "float32", "craft": "bfloat16"},
+            "deterministic": True,
+        },
         "data": {"splits": {"train": 12, "val": 6, "adapt": 6, "test": 8, "attack": 8}},
         "tasks": {
             "signs": {"kind": "gtsrb"},
@@ -172,6 +177,18 @@ def test_the_published_expert_is_used_and_the_other_is_trained(
         expected = to_timm(clip.state_dict(), build_encoder(study["backbone"]))
         assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
     assert any(not torch.equal(trained[name], tensor) for name, tensor in pretrained.items())
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+
+
+def test_each_kind_of_job_computes_in_its_own_precision(run: Published) -> None:
+    made = {
+        "models/finetuned/signs.safetensors": "bfloat16",
+        "merged/average.safetensors": "float32",
+        "adversarial/signs/pretrained/fgsm_eps8.safetensors": "bfloat16",
+        "clean/pretrained.parquet": "float32",
+    }
+    found = {path: metadata(run.path / "results/published" / path)["made_on"]["precision"] for path in made}
+    assert found == made
 
 
 def test_test_and_attacked_images_are_the_official_test_images(run: Published) -> None:

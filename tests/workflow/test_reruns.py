@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from project import Tree
 
+from advmerge.artifacts import metadata
+from advmerge.jobs.gpu import visible
 from advmerge.study import load
 
 pytestmark = pytest.mark.workflow
@@ -63,6 +65,36 @@ def test_the_grid_here_is_the_studys(base: Tree) -> None:
     study = load(base.path / "params.yaml")
     assert (tuple(study.tasks), tuple(study.targets), tuple(study.drawn)) == (TASKS, TARGETS, FIGURES)
     assert set(study.artifacts()) | set(study.report_files()) == set(base.contents())
+
+
+def test_artifacts_say_what_they_were_made_on(base: Tree) -> None:
+    """But those that any machine makes the same: images, unpacked weights, joined tables."""
+    said: dict[str, list[dict]] = {}
+    for path, (rule, _) in load(base.path / "params.yaml").artifacts().items():
+        said.setdefault(rule, []).append(metadata(base.path / path).get("made_on"))
+    anywhere = {"data", "corpus", "outcomes", "accuracy"}
+    assert {rule for rule, records in said.items() if records == [None] * len(records)} == anywhere
+    first, *others = [made for rule, records in said.items() if rule not in anywhere for made in records]
+    assert all(made == first for made in others)
+    assert first["precision"] == "float32" and first["deterministic"] and first["threads"] == 1
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_job_that_needs_it(copy: Tree) -> None:
+    if visible():
+        pytest.skip("there is a GPU here")
+    copy.forget_logs()
+    copy.edit("device: auto", "device: cuda")
+    copy.spare_the_check()
+    assert "Nothing to be done" not in copy.snakemake("-n")  # the page shows the study
+    copy.snakemake()
+    assert copy.ran() == {"page"}
+    copy.forget_logs()
+    copy.edit(*STEPS)
+    copy.spare_the_check()
+    said = copy.snakemake(fails=True)
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: hardware.device: cuda, but this machine has no such device")
+    assert not copy.ran()
 
 
 def test_a_clone_with_pulled_artifacts_has_nothing_to_do(base: Tree, clone: Tree) -> None:

@@ -15,7 +15,7 @@ rule attack:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=attack_config,
         models=attack_argument,

@@ -12,6 +12,7 @@ from advmerge.errors import StudyError
 from advmerge.figures import FORMATS
 from advmerge.jobs.session import (
     prepare,
+    require_device,
     set_up_jobs,
     spare_the_scheduler,
     start_warm_processes,
@@ -69,8 +70,18 @@ wildcard_constraints:
 
 
 # How a job is run: see src/advmerge/jobs/launch.py.
-set_up_jobs()
+set_up_jobs(study.hardware.device)
+GPU = 0 if study.hardware.device == "cpu" else 1
 ENVIRONMENT = "../../envs/environment.yaml"
+
+
+def require_device_of(jobs):
+    """End the run before its first job if any wants a device that is not here; figures alone want none."""
+    try:
+        if any(job.resources.get("gpu") for job in jobs):
+            require_device(study.hardware.device)
+    except StudyError as error:
+        sys.exit(f"error: {error}")
 
 
 def each_task(pattern, names=study.tasks):

@@ -14,7 +14,7 @@ rule predict:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=predict_config,
         models=models_argument,
@@ -39,7 +39,7 @@ rule evaluate:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=evaluate_config,
         heads=named("head", each_task(HEAD)),

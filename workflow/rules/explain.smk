@@ -16,7 +16,7 @@ rule explain:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=explain_config,
         models=explained_argument,
@@ -44,7 +44,7 @@ rule surgery_dose:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=surgery_dose_config,
         finetuned=named("finetuned", each_task(EXPERT)),
@@ -72,7 +72,7 @@ rule weight_path:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=canonical(study.weight_path_slice()),
         finetuned=named("finetuned", each_task(EXPERT)),
@@ -101,7 +101,7 @@ rule weight_plane:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=canonical(study.weight_plane_slice()),
         finetuned=named("finetuned", each_task(EXPERT)),

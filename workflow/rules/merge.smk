@@ -18,7 +18,7 @@ rule merge:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=merge_config,
         ingredients=merge_argument,
@@ -44,7 +44,7 @@ rule surgery:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=surgery_config,
         finetuned=surgery_experts_argument,

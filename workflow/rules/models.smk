@@ -16,7 +16,7 @@ rule pretrain:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=pretrain_config,
     shell:
@@ -58,7 +58,7 @@ rule head:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=head_config,
     shell:
@@ -82,7 +82,7 @@ rule finetune:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=finetune_config,
         task=expert_task,
@@ -107,7 +107,7 @@ rule multitask:
     conda:
         ENVIRONMENT
     resources:
-        gpu=1,
+        gpu=GPU,
     params:
         config=multitask_config,
         data=named("data", each_task(DATA)),

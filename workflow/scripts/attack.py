@@ -4,8 +4,9 @@ import torch
 
 from advmerge.artifacts import load_tensors, save_tensors
 from advmerge.attacks.bridge import check_budget, craft
-from advmerge.attacks.passes import Passes
-from advmerge.models import answering, device, to_unit
+from advmerge.hardware import set_up
+from advmerge.models import answering, to_unit
+from advmerge.passes import Passes
 from advmerge.script import arguments, progress, run, work
 from advmerge.transfer import answers, distances, zero_gradient_share
 
@@ -13,10 +14,11 @@ from advmerge.transfer import answers, distances, zero_gradient_share
 def main() -> None:
     args = arguments("model*", "head*", "data", "output")
     config = args.config
+    hardware = set_up(config["hardware"])
     data, metadata = load_tensors(args["data"])
     count, batch = config["images"], config["batch_size"]
     clean, labels = to_unit(data["attack_images"][:count]), data["attack_labels"][:count]
-    model = answering(config["task"], args["model"], args["head"], config["fuse"]).to(device())
+    model = answering(config["task"], args["model"], args["head"], config["fuse"], hardware.dtype).to(hardware.device)
     # Not drawn for a surrogate: noise is then the same noise on both.
     seed = (config["seed"], "attack", config["task"], config["name"])
     with work():
@@ -59,7 +61,7 @@ def main() -> None:
         "linf": linf,
         "changed": changed,
     }
-    save_tensors(args["output"], tensors, {**args.provenance(), "facts": facts})
+    save_tensors(args["output"], tensors, {**args.provenance(), **hardware.record(), "facts": facts})
 
 
 run(main)

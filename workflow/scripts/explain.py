@@ -4,7 +4,8 @@ import pandas as pd
 
 from advmerge import explanations as ex
 from advmerge.artifacts import metadata, save_table
-from advmerge.models import answering, device
+from advmerge.hardware import set_up
+from advmerge.models import answering
 from advmerge.script import arguments, run, work
 
 NAMES = ["task", "surrogate", "target", "measure", "block"]
@@ -13,6 +14,7 @@ NAMES = ["task", "surrogate", "target", "measure", "block"]
 def main() -> None:
     args = arguments("model*", "head*", "data*", "adversarial*", "output")
     config = args.config
+    hardware = set_up(config["hardware"])
     batch, line = config["batch_size"], config["boundary"]
     parts = []
     for name, data in args["data"].items():
@@ -20,7 +22,7 @@ def main() -> None:
         models, backbones = {}, {}
         for who, fuse in config["fuse"].items():
             members = ex.below(who, files)
-            models[who] = answering(name, members, ex.below(who, heads), fuse).to(device())
+            models[who] = answering(name, members, ex.below(who, heads), fuse).to(hardware.device)
             backbones[who] = [metadata(path)["backbone"] for path in members.values()]
         target = config["target"]
         head = heads[f"{target}/{target}"]
@@ -38,7 +40,7 @@ def main() -> None:
                 ]  # fmt: skip
     table = pd.concat(parts, ignore_index=True).assign(target=config["target"])
     table = table.astype({**dict.fromkeys(NAMES, "category"), "image": "Int32"})
-    save_table(args["output"], table, args.provenance())
+    save_table(args["output"], table, {**args.provenance(), **hardware.record()})
 
 
 run(main)

@@ -2,10 +2,11 @@
 
 from advmerge.artifacts import load_tensors, save_tensors
 from advmerge.errors import StudyError
+from advmerge.hardware import set_up
 from advmerge.merging import Adaptation, grid, method
 from advmerge.merging.engine import adapt, merge
 from advmerge.merging.files import Lazy
-from advmerge.models import Classifier, Model, Normalise, device, load_head, predict, state_of
+from advmerge.models import Classifier, Model, Normalise, load_head, predict, state_of
 from advmerge.script import arguments, progress, run, work
 
 
@@ -16,7 +17,8 @@ def main() -> None:
     finetuned = {task: Lazy(path) for task, path in args["finetuned"].items()}
     heads = {task: load_head(path) for task, path in args["head"].items()}
     data = {task: load_tensors(path)[0] for task, path in args["data"].items()}
-    place = device()
+    hardware = set_up(config["hardware"])
+    place = hardware.device
     encoder = pretrained.encoder().to(place).requires_grad_(False)
     normalise = Normalise(pretrained.backbone["mean"], pretrained.backbone["std"])
     classifiers = {task: Classifier(encoder, head, normalise).to(place) for task, head in heads.items()}
@@ -61,7 +63,8 @@ def main() -> None:
                 best = (score, options, tensors, facts)
     _, options, tensors, facts = best
     found = {"chosen": options, "tried": tried, **facts}
-    save_tensors(args["output"], tensors, {**args.provenance(), "backbone": pretrained.backbone, "facts": found})
+    made = {**args.provenance(), **hardware.record()}
+    save_tensors(args["output"], tensors, {**made, "backbone": pretrained.backbone, "facts": found})
 
 
 run(main)

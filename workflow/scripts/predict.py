@@ -3,7 +3,8 @@
 import pandas as pd
 
 from advmerge.artifacts import load_tensors, save_table
-from advmerge.models import answering, device
+from advmerge.hardware import set_up
+from advmerge.models import answering
 from advmerge.script import arguments, run, work
 from advmerge.transfer import answers
 
@@ -17,14 +18,17 @@ def of(task: str, paths: dict[str, str]) -> dict[str, str]:
 
 def main() -> None:
     args = arguments("model*", "head*", "data*", "output")
+    config = args.config
+    hardware = set_up(config["hardware"])
     parts = []
     for task, path in args["data"].items():
         data, _ = load_tensors(path)
-        model = answering(task, of(task, args["model"]), of(task, args["head"]), args.config["fuse"]).to(device())
+        models, heads = of(task, args["model"]), of(task, args["head"])
+        model = answering(task, models, heads, config["fuse"], hardware.dtype).to(hardware.device)
         for split in SPLITS:
             labels = data[f"{split}_labels"]
             with work():
-                prediction, margin = answers(model, data[f"{split}_images"], labels, args.config["batch_size"])
+                prediction, margin = answers(model, data[f"{split}_images"], labels, config["batch_size"])
             columns = {
                 "task": task,
                 "split": split,
@@ -34,7 +38,7 @@ def main() -> None:
                 "margin": margin.numpy(),
             }
             parts.append(pd.DataFrame(columns))
-    save_table(args["output"], pd.concat(parts, ignore_index=True), args.provenance())
+    save_table(args["output"], pd.concat(parts, ignore_index=True), {**args.provenance(), **hardware.record()})
 
 
 run(main)

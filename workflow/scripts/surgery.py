@@ -1,8 +1,9 @@
 """A merged encoder with representation surgery modules for each task."""
 
 from advmerge.artifacts import load_tensors, save_tensors
+from advmerge.hardware import set_up
 from advmerge.merging.surgery import operate
-from advmerge.models import SURGERY, Model, Normalise, device
+from advmerge.models import SURGERY, Model, Normalise
 from advmerge.script import arguments, progress, run, work
 
 
@@ -10,7 +11,8 @@ def main() -> None:
     args = arguments("base", "finetuned*", "data*", "output")
     config = args.config
     base = Model(args["base"])
-    place = device()
+    hardware = set_up(config["hardware"])
+    place = hardware.device
     normalise = Normalise(base.backbone["mean"], base.backbone["std"]).to(place)
     tensors, facts = dict(base.tensors), {}
     with work():
@@ -23,7 +25,8 @@ def main() -> None:
             )
             for where, module in modules.items():
                 tensors |= {f"{SURGERY}{task}.{where}{name}": t.data for name, t in module.named_parameters()}
-    save_tensors(args["output"], tensors, {**args.provenance(), "backbone": base.backbone, "facts": facts})
+    made = {**args.provenance(), **hardware.record()}
+    save_tensors(args["output"], tensors, {**made, "backbone": base.backbone, "facts": facts})
 
 
 run(main)

@@ -5,19 +5,21 @@ from torch import nn
 
 from advmerge import explanations as ex
 from advmerge.artifacts import save_table
-from advmerge.models import Model, Normalise, device, predict
+from advmerge.hardware import set_up
+from advmerge.models import Model, Normalise, predict
 from advmerge.script import arguments, progress, run, work
 
 
 def main() -> None:
     args = arguments("pretrained", "finetuned*", "head*", "data*", "adversarial*", "output")
     config = args.config
+    hardware = set_up(config["hardware"])
     batch = config["batch_size"]
     pretrained = Model(args["pretrained"])
     experts = {name: Model(path).state for name, path in args["finetuned"].items()}
     share = 1 / len(experts) if config["vector"] == "mean" else 1
-    encoder = pretrained.encoder().to(device())
-    embed = nn.Sequential(Normalise.of(pretrained.backbone), encoder).to(device())
+    encoder = pretrained.encoder().to(hardware.device)
+    embed = nn.Sequential(Normalise.of(pretrained.backbone), encoder).to(hardware.device)
     tasks = {
         name: ex.load_task(head, args["data"][name], ex.below(name, args["adversarial"]), config["images"])
         for name, head in args["head"].items()
@@ -32,7 +34,7 @@ def main() -> None:
             for name, task in tasks.items():
                 found = ex.outcome(task, ex.view(embed, task, batch), goals[name])
                 rows += [{"scale": scale, "task": name, **row} for row in found]
-    save_table(args["output"], pd.DataFrame(rows), args.provenance())
+    save_table(args["output"], pd.DataFrame(rows), {**args.provenance(), **hardware.record()})
 
 
 run(main)

@@ -7,17 +7,19 @@ from torch import nn
 
 from advmerge import explanations as ex
 from advmerge.artifacts import save_table
-from advmerge.models import Model, Normalise, device, predict, state_of
+from advmerge.hardware import set_up
+from advmerge.models import Model, Normalise, predict, state_of
 from advmerge.script import arguments, progress, run, work
 
 
 def main() -> None:
     args = arguments("pretrained", "merged", "finetuned*", "head*", "data*", "adversarial*", "output")
     config = args.config
+    hardware = set_up(config["hardware"])
     batch = config["batch_size"]
     pretrained, merged = Model(args["pretrained"]), Model(args["merged"])
-    encoder = pretrained.encoder().to(device())
-    embed = nn.Sequential(Normalise.of(pretrained.backbone), encoder).to(device())
+    encoder = pretrained.encoder().to(hardware.device)
+    embed = nn.Sequential(Normalise.of(pretrained.backbone), encoder).to(hardware.device)
     rows = []
     for name, head in args["head"].items():
         task = ex.load_task(head, args["data"][name], ex.below(name, args["adversarial"]), config["images"])
@@ -32,7 +34,7 @@ def main() -> None:
                 found = ex.outcome(task, ex.view(embed, task, batch), goal)
                 place = {"toward_expert": toward_expert, "toward_merged": toward_merged, "task": name}
                 rows += [{**place, **row} for row in found]
-    save_table(args["output"], pd.DataFrame(rows), args.provenance())
+    save_table(args["output"], pd.DataFrame(rows), {**args.provenance(), **hardware.record()})
 
 
 run(main)

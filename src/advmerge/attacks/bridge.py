@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional
 
 from advmerge.attacks.base import TorchAttack
-from advmerge.attacks.passes import Passes
 from advmerge.attacks.registry import resolve
 from advmerge.errors import StudyError
+from advmerge.passes import Passes
 from advmerge.seeding import derive
 
 if TYPE_CHECKING:
@@ -54,19 +54,14 @@ def art_classifier(
     Args:
         model: [N, *shape] in [0, 1] -> logits [N, classes]; normalisation is inside.
         shape: of one image, (C, H, W).
-        device: where the module lies, cpu or cuda.
-
-    Raises:
-        StudyError: a device that ART does not know.
+        device: any of torch's.
     """
     device = torch.device(device)
-    if device.type not in ("cpu", "cuda"):
-        raise StudyError(f"attacks run on cpu or cuda, not on '{device}'")
-    model.eval().requires_grad_(False)
+    model.to(device).eval().requires_grad_(False)  # ART sees no module that it could move
     cuda = device.type == "cuda"
-    # ART's "gpu" is the current device, and it would move the module there.
+    # ART's "gpu" is the current device, whichever that is.
     with torch.cuda.device(device) if cuda else nullcontext():
-        return PyTorchClassifier(
+        classifier = PyTorchClassifier(
             model=Leaf(model),
             loss=nn.CrossEntropyLoss(),
             input_shape=shape,
@@ -75,6 +70,9 @@ def art_classifier(
             preprocessing=None,
             device_type="gpu" if cuda else "cpu",
         )
+    if device.type not in ("cpu", "cuda"):  # which are all that ART has words for: it then took the CPU
+        classifier._device = device
+    return classifier
 
 
 def build(method: str, classifier: PyTorchClassifier, options: Mapping[str, Any], **defaults: Any) -> EvasionAttack:
@@ -99,6 +97,8 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.manual_seed(seed)
         if devices:  # else torch would trace the stack, in case there is a GPU some day
             torch.cuda.manual_seed(seed)
+        if torch.backends.mps.is_available():
+            torch.mps.manual_seed(seed)
         try:
             yield
         finally:
@@ -140,7 +140,7 @@ def craft(
         seed: the study's seed and what is drawn for; chunk i draws from ``derive(*seed, i)``, so a chunk's
             result depends on no other, but a random attack's does on ``batch_size``.
         batch_size: images a chunk, and the attack's own ``batch_size`` unless the options give one; passes through
-            the model are of fewer where memory is short, see :mod:`advmerge.attacks.passes`.
+            the model are of fewer where memory is short, see :mod:`advmerge.passes`.
         progress: wraps the sequence of chunks, such as ``tqdm``.
 
     Returns:

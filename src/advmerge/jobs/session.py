@@ -17,6 +17,7 @@ from typing import Any
 
 from advmerge.artifacts import sha256
 from advmerge.errors import StudyError
+from advmerge.jobs.gpu import devices
 from advmerge.jobs.warm import LIBRARIES
 from advmerge.study import Study, fingerprint
 
@@ -156,13 +157,26 @@ def spare_the_scheduler(scheduler: Any) -> None:
     scheduler.job_rate_limiter = None
 
 
-def set_up_jobs() -> None:
+def require_device(asked: str) -> None:
+    """Refuse a study that asks for a GPU where there is none, before any job is started.
+
+    Raises:
+        StudyError: naming the key.
+    """
+    if asked in ("cuda", "mps") and not devices(asked):
+        raise StudyError(f"hardware.device: {asked}, but this machine has no such device; 'auto' takes what there is")
+
+
+def set_up_jobs(device: str = "auto") -> None:
     """The environment that jobs inherit.
 
+    The device is the study's, and travels here rather than in their settings, since an artifact does not depend on it.
     One thread a job: two processes of one thread each beat one process of two by far. ``python`` is the one that
     runs Snakemake, whether or not its environment is activated.
     """
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    os.environ["ADVMERGE_DEVICE"] = device
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Apple's GPUs cannot do is done on the CPU
     os.environ["TIMM_FUSED_ATTN"] = "0"  # a quarter faster in input gradients on the CPU
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 

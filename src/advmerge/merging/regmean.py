@@ -51,7 +51,7 @@ def grams(
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             rows = inputs[0].reshape(-1, inputs[0].shape[-1])
-            gram = (rows.T @ rows).double().cpu() / len(images)
+            gram = (rows.T @ rows).cpu().double() / len(images)  # Apple's GPUs have no float64
             found[name] = found[name] + gram if name in found else gram
 
         return add

@@ -18,6 +18,7 @@ from advmerge.study.sections import (
     Explanations,
     Finetune,
     Gallery,
+    Hardware,
     Head,
     Options,
     Other,
@@ -64,6 +65,7 @@ class Axes(Section):
     study: str
     seed: Annotated[int, Field(ge=0)]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    hardware: Hardware
     data: Data
     tasks: Annotated[dict[str, Options], Field(min_length=1)]
     backbone: Backbone

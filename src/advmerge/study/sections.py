@@ -29,6 +29,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Options = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+Multiplied = Literal["auto", "float32", "bfloat16"]
 SplitSizes = dict[Literal["train", "val", "adapt", "test", "attack"], Positive]
 
 
@@ -163,6 +164,22 @@ class Finetune(Recipe):
 
     anchor: Weight
     anchor_batch: Positive
+
+
+class Precision(Section):
+    """What encoders are multiplied in, by kind of job; ``auto`` is bfloat16 on CUDA and float32 elsewhere."""
+
+    train: Multiplied
+    evaluate: Multiplied
+    craft: Multiplied
+
+
+class Hardware(Section):
+    """What jobs compute on; see :mod:`advmerge.hardware`."""
+
+    device: Literal["auto", "cuda", "mps", "cpu"]
+    precision: Precision
+    deterministic: bool
 
 
 class Controls(Section):

@@ -24,6 +24,15 @@ class Study(Axes):
         verify(self)
         return self
 
+    def hardware_slice(self, kind: str = "") -> dict[str, Any]:
+        """What a job's results depend on of its hardware: not the device, which artifacts record.
+
+        Args:
+            kind: train, evaluate or craft; other jobs have no choice of precision.
+        """
+        asked = {"precision": getattr(self.hardware.precision, kind)} if kind else {}
+        return {"hardware": {"deterministic": self.hardware.deterministic, **asked}}
+
     def data_slice(self, task: str) -> dict[str, Any]:
         """What a task's images depend on."""
         options = {key: value for key, value in self.sets[task].items() if key not in ("kind", "splits", "finetuned")}
@@ -46,7 +55,8 @@ class Study(Axes):
         """What one of the pretrained :attr:`encoders` depends on."""
         recipe = self.pretrain.model_dump(exclude={"corpus"}) if self.pretrain else {}
         backbone = self.others.get(encoder, self.backbone)
-        return {"seed": self.seed, "backbone": backbone.model_dump(), "recipe": recipe}
+        made = {"seed": self.seed, "backbone": backbone.model_dump(), "recipe": recipe}
+        return {**made, **self.hardware_slice("train")}
 
     def unpack_slice(self, encoder: str) -> dict[str, Any]:
         """What an encoder out of a package depends on."""
@@ -55,9 +65,10 @@ class Study(Axes):
     def head_slice(self, head: str) -> dict[str, Any]:
         """What one of the :attr:`heads` depends on."""
         task, made = self.origin(head).task, self.head.model_dump(exclude_none=True)
+        common = {"task": task, **self.hardware_slice()}
         if self.head.kind == "zero-shot":
-            return {"task": task, "kind": self.kind(task), "head": {"weights": self.backbone.pretrained, **made}}
-        return {"task": task, "head": made}
+            return {**common, "kind": self.kind(task), "head": {"weights": self.backbone.pretrained, **made}}
+        return {**common, "head": made}
 
     def published(self) -> dict[str, dict[str, Any]]:
         """Models that others trained: name under ``models/`` → what it depends on."""
@@ -73,12 +84,14 @@ class Study(Axes):
         """What one of the :attr:`experts` depends on."""
         encoder, task = self.origin(expert)
         recipe = self.recipe(encoder if encoder in self.others else task)
-        return {"seed": self.replicate(expert).seed, "task": task, "recipe": recipe.model_dump()}
+        made = {"seed": self.replicate(expert).seed, "task": task, "recipe": recipe.model_dump()}
+        return {**made, **self.hardware_slice("train")}
 
     def multitask_slice(self, name: str = "multitask") -> dict[str, Any]:
         """What the jointly trained model depends on."""
         seed = self.replicate(name).seed
-        return {"seed": seed, "tasks": list(self.tasks), "recipe": self.multitask.model_dump()}
+        made = {"seed": seed, "tasks": list(self.tasks), "recipe": self.multitask.model_dump()}
+        return {**made, **self.hardware_slice("train")}
 
     def merge_slice(self, name: str) -> dict[str, Any]:
         """What a merged model without surgery depends on."""
@@ -90,12 +103,13 @@ class Study(Axes):
             "ingredients": self.ingredients(name),
             "method": self.merging[name]["method"],
             "options": options,
+            **self.hardware_slice(),
         }
 
     def surgery_slice(self, name: str) -> dict[str, Any]:
         """What a merged model with surgery depends on, beside its base."""
         seed, name = self.replicate(name)
-        return {"seed": seed, "name": name, "options": self.merging[name]["surgery"]}
+        return {"seed": seed, "name": name, "options": self.merging[name]["surgery"], **self.hardware_slice()}
 
     def attack_slice(self, task: str, surrogate: str, cell: str) -> dict[str, Any]:
         """What one set of adversarial examples depends on."""
@@ -106,11 +120,13 @@ class Study(Axes):
             **self._answering(surrogate),
             **self.cells()[cell].model_dump(),
             **self.evaluation.model_dump(),
+            **self.hardware_slice("craft"),
         }
 
     def predict_slice(self, model: str) -> dict[str, Any]:
         """What a model's clean answers depend on."""
-        return {"model": model, **self._answering(model), "batch_size": self.evaluation.batch_size}
+        asked = {"batch_size": self.evaluation.batch_size, **self.hardware_slice("evaluate")}
+        return {"model": model, **self._answering(model), **asked}
 
     def _answering(self, name: str) -> dict[str, Any]:
         """The models that answer as one under a name, and how they are fused."""
@@ -128,6 +144,7 @@ class Study(Axes):
             "attack": chosen.attack,
             "eps": chosen.eps,
             "batch_size": self.evaluation.batch_size,
+            **self.hardware_slice("evaluate"),
         }
 
     def explain_slice(self, target: str) -> dict[str, Any]:
@@ -153,7 +170,8 @@ class Study(Axes):
         return {**self.explanations.plane.model_dump(), **self._explained()}
 
     def _explained(self) -> dict[str, Any]:
-        return {"images": self.explanations.images, "batch_size": self.evaluation.batch_size}
+        asked = {"images": self.explanations.images, "batch_size": self.evaluation.batch_size}
+        return {**asked, **self.hardware_slice()}
 
     def explanations_slice(self) -> dict[str, Any]:
         """What the tables and figures of explanations depend on."""
