@@ -96,7 +96,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Random affine (±15°, scale 0.8–1.2, shear, shift), contrast, inversion and noise.
 
     Args:
-        images: float32 [N, C, H, W] in [0, 1].
+        images: float32 [N, C, H, W] in [0, 1], on the CPU.
         generator: CPU generator of the draws.
 
     Returns:
@@ -105,7 +105,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     count = len(images)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(count, *shape).uniform_(low, high, generator=generator).to(images.device)
+        return torch.empty(count, *shape).uniform_(low, high, generator=generator)
 
     angle, scale, shear = uniform(-0.26, 0.26), uniform(0.8, 1.2), uniform(-0.15, 0.15)
     cos, sin = angle.cos() / scale, angle.sin() / scale
@@ -116,7 +116,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     images = (images - 0.5) * uniform(0.6, 1.2, 1, 1, 1) + 0.5 + uniform(-0.1, 0.1, 1, 1, 1)
     images = torch.where(uniform(0, 1, 1, 1, 1) < 0.25, 1 - images, images)
-    noise = torch.empty(images.shape).normal_(generator=generator).to(images.device)
+    noise = torch.empty(images.shape).normal_(generator=generator)
     return (images + uniform(0, 0.06, 1, 1, 1) * noise).clamp(0, 1)
 
 
@@ -160,7 +160,8 @@ def pretrain(
     correct, seen, total = 0, 0, 0.0
     for step in progress(range(recipe["steps"])):
         index = torch.multinomial(weights, recipe["batch"], replacement=True, generator=generator)
-        batch = augment(to_unit(images[index]).to(device), generator)
+        # On the CPU, so that every device gets the same pixels.
+        batch = augment(to_unit(images[index]), generator).to(device)
         target = labels[index].to(device)
         right = torch.zeros(len(batch), dtype=torch.bool, device=device)
 
