@@ -471,14 +471,7 @@ def published(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     def pinned(archive: Archive) -> Archive:
         return archive._replace(md5=hashlib.md5(files[archive.file]).hexdigest()) if archive.file in files else archive
 
-    if module is full_mnist:
-        from torchvision.datasets import MNIST
-
-        sums = [(file, hashlib.md5(files[file]).hexdigest()) for file, _ in MNIST.resources]
-        monkeypatch.setattr(MNIST, "resources", sums)
-    elif module is cifar:
-        monkeypatch.setattr(cifar, name.upper(), pinned(getattr(cifar, name.upper())))
-    elif isinstance(module.ARCHIVES, dict):
+    if isinstance(module.ARCHIVES, dict):
         monkeypatch.setattr(module, "ARCHIVES", {key: pinned(value) for key, value in module.ARCHIVES.items()})
     else:
         monkeypatch.setattr(module, "ARCHIVES", tuple(map(pinned, module.ARCHIVES)))

@@ -1,9 +1,10 @@
-"""``advmerge``: merge checkpoints outside a study, and hold a study against published figures.
+"""``advmerge``: merge checkpoints outside a study, say what one costs, hold one against published figures.
 
 advmerge merge --method ties --option keep=0.2 scale=1 --pretrained p.safetensors \\
     --experts a.safetensors b.safetensors --out m.safetensors
 advmerge methods
 advmerge check-reference studies/paper.yaml
+advmerge plan studies/paper.yaml --gpu-tflops 19.5
 """
 
 from __future__ import annotations
@@ -100,6 +101,13 @@ def parser() -> argparse.ArgumentParser:
         "--reference", type=Path, help="CSV of model, task, accuracy; else beside it: STUDY.reference.csv"
     )
     compare.add_argument("--tolerance", type=float, default=0.03, help="of a model's mean accuracy; default 0.03")
+    planned = commands.add_parser("plan", help="say what a study costs before it is run")
+    planned.add_argument("study", type=Path, help="a study file")
+    planned.add_argument("--gpu-tflops", type=float, metavar="X", help="a device's peak; else this machine is measured")
+    planned.add_argument("--utilisation", type=float, help="share of the peak that passes make")
+    planned.add_argument("--gpus", type=int, metavar="N", help="jobs at once; default 1 with --gpu-tflops, else cores")
+    planned.add_argument("--disk-mb-s", type=float, default=300, help="of the disk; default 300")
+    planned.add_argument("--json", action="store_true", help="as JSON, in plain numbers")
     merge = commands.add_parser("merge", help="merge safetensors checkpoints, tensor by tensor")
     merge.add_argument("--method", required=True, help="see 'advmerge methods'")
     merge.add_argument("--option", nargs="+", action="extend", default=[], metavar="NAME=VALUE")
@@ -127,6 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text, holds = check_reference(args.study, args.reference, args.tolerance)
             print(text)
             return 0 if holds else 1
+        elif args.command == "plan":
+            for name in ("gpu_tflops", "utilisation", "gpus", "disk_mb_s"):
+                if (value := getattr(args, name)) is not None and not value > 0:
+                    raise StudyError(f"--{name.replace('_', '-')}: {value:g} is not above 0")
+            from advmerge.plan import report
+
+            print(report(args.study, args.gpu_tflops, args.utilisation, args.gpus, args.disk_mb_s, as_json=args.json))
         else:
             from advmerge.merging.files import merge_files
 

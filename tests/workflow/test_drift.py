@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 import yaml
 from project import EVERY_KIND, PLAIN, ROOT, STUDY, Tree
 
+from advmerge import plan
 from advmerge.study import Study
 
 pytestmark = pytest.mark.workflow
@@ -188,6 +190,14 @@ def tree(bare: Tree, tmp_path_factory: pytest.TempPathFactory) -> Tree:
 def jobs(tree: Tree) -> list[Job]:
     """The jobs of the smoke study."""
     return dry_run(tree)
+
+
+def test_the_plan_has_the_jobs_that_run(tree: Tree, jobs: list[Job]) -> None:
+    study = Study.model_validate(yaml.safe_load((tree.path / "params.yaml").read_text()))
+    planned = plan.jobs(study, plan.networks(study))
+    assert Counter(job.rule for job in planned) == Counter(job.rule for job in jobs)
+    outputs = {output for job in jobs for output in job.outputs}
+    assert {job.made for job in planned if job.made.startswith("results/")} <= outputs
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from project import Tree
 
+from advmerge import plan
 from advmerge.artifacts import metadata
 from advmerge.jobs.gpu import visible
 from advmerge.study import load
@@ -95,6 +96,18 @@ def test_a_device_that_is_not_there_is_refused_before_any_job_that_needs_it(copy
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: hardware.device: cuda, but this machine has no such device")
     assert not copy.ran()
+
+
+def test_the_disk_is_as_planned(base: Tree) -> None:
+    """Every file of the results, and the results and the report together, within a twentieth."""
+    study = load(base.path / "params.yaml")
+    planned = plan.jobs(study, plan.networks(study))
+    assert {job.made for job in planned} >= set(study.artifacts())
+    for kind in ("adversarial", "data", "models", "merged"):
+        jobs = [job for job in planned if job.made.startswith(f"results/smoke/{kind}/")]
+        taken = sum((base.path / job.made).stat().st_size for job in jobs)
+        assert sum(job.written for job in jobs) == pytest.approx(taken, rel=0.05), kind
+    assert sum(job.written for job in planned) == pytest.approx(sum(f.stat().st_size for f in base.files()), rel=0.05)
 
 
 def test_a_clone_with_pulled_artifacts_has_nothing_to_do(base: Tree, clone: Tree) -> None:

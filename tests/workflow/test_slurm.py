@@ -1,4 +1,4 @@
-"""A study on a real SLURM gives the bytes of a local run, and a job that is killed is submitted again.
+"""A study on a real SLURM gives the bytes of a local run, asks for what was planned, and a killed job is submitted again.
 
 One task, one merge, one attack: data in one allocation, then P, its head, its answers and examples, an expert and a merge.
 """
@@ -98,7 +98,12 @@ def test_a_study_on_slurm_is_the_local_study(slurm: dict[str, str], trees: tuple
             wait_until(lambda: (remote.path / ATTACK).exists() or run.poll() is not None, 150)
             listed = asked("squeue", "-h", "-t", "RUNNING", "-o", "%i %k").splitlines()
             (attack,) = [line.split()[0] for line in listed if "rule_attack" in line]
-            assert "TresPerJob=gres:gpu:1" in asked("scontrol", "show", "job", attack)
+            request = asked("scontrol", "show", "job", attack)
+            assert "TresPerJob=gres:gpu:1" in request
+            (planned,) = (remote.path / ".snakemake/advmerge").glob("asked-*")
+            wanted = json.loads(planned.read_text())["attack"]
+            assert f"TimeLimit=00:{wanted['runtime']}:00" in request
+            assert f"mem={wanted['mem_mb']}M" in request
             asked("scancel", "--signal=KILL", "--full", attack)
             assert run.wait(200) == 0, log.read_text()[-3000:]
         finally:

@@ -15,6 +15,7 @@ rule attack:
     conda:
         ENVIRONMENT
     resources:
+        **asks("attack"),
         gpu=GPU,
     params:
         config=attack_config,

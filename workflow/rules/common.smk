@@ -13,6 +13,7 @@ from advmerge.figures import FORMATS
 from advmerge.jobs.session import (
     prepare,
     require_device,
+    requests,
     set_up_jobs,
     spare_the_scheduler,
     start_warm_processes,
@@ -27,6 +28,9 @@ try:
     if workflow.is_main_process:
         claims.check(claims.load("claims.yaml"), claims.Names(**study.claims_slice()["names"]))
         prepare(study, study_file, touch="--touch" in sys.argv)
+    # Memory and time matter to whoever shares out a cluster, whose profile has defaults of them.
+    on_cluster = bool(workflow.resource_settings.default_resources)
+    requested = requests(study, study_file, main=workflow.is_main_process) if on_cluster else {}
 except StudyError as error:
     sys.exit(f"error: {error}")
 
@@ -102,6 +106,18 @@ def named(option, paths, names=study.tasks):
 def code(script, *modules):
     """A rule's script, and the files of the library that it uses: inputs like any other."""
     return closure(f"{SCRIPTS}/{script}.py", *modules)
+
+
+def asks(rule):
+    """What a job of a rule asks a cluster for, and more at each attempt; on one machine, nothing."""
+
+    def growing(amount):
+        def grown(wildcards, attempt):
+            return amount * attempt
+
+        return grown
+
+    return {name: growing(amount) for name, amount in requested.get(rule, {}).items()}
 
 
 # ── data ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,8 @@ rule corpus:
         f"{LOGS}/data/corpus.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("corpus"),
     params:
         config=canonical(study.corpus_slice()),
     shell:
@@ -28,6 +30,8 @@ rule data:
         f"{LOGS}/data/{{task}}.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("data"),
     params:
         config=data_config,
     shell:

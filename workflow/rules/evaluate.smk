@@ -14,6 +14,7 @@ rule predict:
     conda:
         ENVIRONMENT
     resources:
+        **asks("predict"),
         gpu=GPU,
     params:
         config=predict_config,
@@ -39,6 +40,7 @@ rule evaluate:
     conda:
         ENVIRONMENT
     resources:
+        **asks("evaluate"),
         gpu=GPU,
     params:
         config=evaluate_config,
@@ -60,6 +62,8 @@ rule outcomes:
         f"{LOGS}/outcomes.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("outcomes"),
     params:
         config=canonical({}),
         parts=named("parts", CELLS.values(), CELLS),
@@ -78,6 +82,8 @@ rule accuracy:
         f"{LOGS}/accuracy.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("accuracy"),
     params:
         config=canonical({}),
         clean=named("clean", ALL_CLEAN.values(), ALL_CLEAN),

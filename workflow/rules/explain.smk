@@ -16,6 +16,7 @@ rule explain:
     conda:
         ENVIRONMENT
     resources:
+        **asks("explain"),
         gpu=GPU,
     params:
         config=explain_config,
@@ -44,6 +45,7 @@ rule surgery_dose:
     conda:
         ENVIRONMENT
     resources:
+        **asks("surgery_dose"),
         gpu=GPU,
     params:
         config=surgery_dose_config,
@@ -72,6 +74,7 @@ rule weight_path:
     conda:
         ENVIRONMENT
     resources:
+        **asks("weight_path"),
         gpu=GPU,
     params:
         config=canonical(study.weight_path_slice()),
@@ -101,6 +104,7 @@ rule weight_plane:
     conda:
         ENVIRONMENT
     resources:
+        **asks("weight_plane"),
         gpu=GPU,
     params:
         config=canonical(study.weight_plane_slice()),
@@ -131,6 +135,8 @@ rule explanations:
         f"{LOGS}/explanations.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("explanations"),
     params:
         config=EXPLANATIONS_CONFIG,
         parts=named("parts", EXPLAINED.values(), EXPLAINED),

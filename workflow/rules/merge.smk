@@ -18,6 +18,7 @@ rule merge:
     conda:
         ENVIRONMENT
     resources:
+        **asks("merge"),
         gpu=GPU,
     params:
         config=merge_config,
@@ -44,6 +45,7 @@ rule surgery:
     conda:
         ENVIRONMENT
     resources:
+        **asks("surgery"),
         gpu=GPU,
     params:
         config=surgery_config,

@@ -16,6 +16,7 @@ rule pretrain:
     conda:
         ENVIRONMENT
     resources:
+        **asks("pretrain"),
         gpu=GPU,
     params:
         config=pretrain_config,
@@ -36,6 +37,8 @@ rule unpack:
     priority: 100
     conda:
         ENVIRONMENT
+    resources:
+        **asks("unpack"),
     params:
         config=unpack_config,
     shell:
@@ -58,6 +61,7 @@ rule head:
     conda:
         ENVIRONMENT
     resources:
+        **asks("head"),
         gpu=GPU,
     params:
         config=head_config,
@@ -82,6 +86,7 @@ rule finetune:
     conda:
         ENVIRONMENT
     resources:
+        **asks("finetune"),
         gpu=GPU,
     params:
         config=finetune_config,
@@ -107,6 +112,7 @@ rule multitask:
     conda:
         ENVIRONMENT
     resources:
+        **asks("multitask"),
         gpu=GPU,
     params:
         config=multitask_config,
@@ -137,6 +143,8 @@ if PUBLISHED:
         priority: 100
         conda:
             ENVIRONMENT
+        resources:
+            **asks("published"),
         params:
             config=published_config,
         shell:

@@ -12,6 +12,8 @@ rule tables:
         f"{LOGS}/tables.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("tables"),
     params:
         config=REPORT_CONFIG,
         folder=folder_of,
@@ -32,6 +34,8 @@ rule comparison:
         f"{LOGS}/comparison.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("comparison"),
     params:
         config=REPORT_CONFIG,
         folder=folder_of,
@@ -54,6 +58,8 @@ rule claims:
         f"{LOGS}/claims.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("claims"),
     params:
         config=CLAIMS_CONFIG,
     shell:
@@ -73,6 +79,8 @@ rule summary:
         f"{LOGS}/summary.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("summary"),
     params:
         config=REPORT_CONFIG,
         tables=named("table", SUMMARISED.values(), SUMMARISED),
@@ -94,6 +102,8 @@ rule figure:
         f"{LOGS}/figures/{{figure}}.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("figure"),
     params:
         config=figure_config,
         folder=folder_of,
@@ -115,6 +125,8 @@ rule gallery:
         f"{LOGS}/gallery.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("gallery"),
     params:
         config=REPORT_CONFIG,
         folder=folder_of,
@@ -148,6 +160,8 @@ rule page:
         f"{LOGS}/page.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("page"),
     params:
         config=PAGE_CONFIG,
         table=named("table", PAGE_TABLES.values(), PAGE_TABLES),

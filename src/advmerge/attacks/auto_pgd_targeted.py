@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from advmerge.attacks.auto_pgd import AutoPGD, Loss
@@ -19,6 +21,8 @@ class AutoPGDTargeted(AutoPGD):
         nb_random_init: runs towards each class.
         nb_targets: most classes an image is driven to.
     """
+
+    usual_share: ClassVar[float] = 0.64
 
     max_iter: int = 100
     nb_targets: int = 9

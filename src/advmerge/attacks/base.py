@@ -33,6 +33,8 @@ class TorchAttack(EvasionAttack, ABC):
     batch_size: int = 128
 
     attack_params: ClassVar[list[str]]
+    # Of the most passes that it could make, the share that it makes as a rule; measured by benchmarks/plan.py.
+    usual_share: ClassVar[float] = 1.0
     _estimator_requirements: ClassVar[tuple[type, ...]] = (PyTorchClassifier,)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from advmerge.attacks.base import TorchAttack, margin, number, per_image, whole
@@ -25,6 +27,8 @@ class BatchedDeepFool(TorchAttack):
             survive 8-bit rounding: most of a perturbation this small may lie below half a level.
         nb_grads: classes an image considers, its own and the likeliest others when clean; at least 2.
     """
+
+    usual_share: ClassVar[float] = 0.021
 
     max_iter: int = 50
     overshoot: float = 0.02

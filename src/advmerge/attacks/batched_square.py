@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 
@@ -26,6 +28,8 @@ class BatchedSquare(TorchAttack):
         max_iter: queries an image.
         p_init: share of the image that the first squares cover.
     """
+
+    usual_share: ClassVar[float] = 0.87
 
     eps: float
     norm: float | str = np.inf

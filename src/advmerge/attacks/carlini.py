@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +22,8 @@ class CarliniAttack(TorchAttack, ABC):
         max_iter: Adam steps a round of the search.
         initial_const: the first c.
     """
+
+    usual_share: ClassVar[float] = 0.79
 
     confidence: float = 0.0
     learning_rate: float

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 
@@ -26,6 +28,8 @@ class FastAdaptiveBoundary(TorchAttack):
         eta: lengthening of the steps.
         beta: share of a success that the next step starts from.
     """
+
+    usual_share: ClassVar[float] = 0.74
 
     norm: float | str = np.inf
     max_iter: int = 100

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ class StandardAutoAttack(TorchAttack):
         nb_targets: most classes that APGD-T and FAB-T drive an image to.
         queries: of Square.
     """
+
+    usual_share: ClassVar[float] = 0.70
 
     eps: float
     norm: float | str = np.inf

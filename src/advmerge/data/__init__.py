@@ -19,6 +19,8 @@ from advmerge.errors import StudyError, unknown
 if TYPE_CHECKING:
     import numpy as np
 
+    from advmerge.data.archives import Archive
+
 SPLITS = ("train", "val", "adapt", "test", "attack")
 """What a task's images are for: fine-tuning and heads; choosing scalars; unlabelled adaptation of merges;
 clean accuracy; the attacked images."""
@@ -149,6 +151,12 @@ def files(kind: str, options: Mapping[str, Any]) -> list[str]:
         return [str(path) for paths in image_files(options["path"]).values() for path in paths]
     module = Path(__file__).parent / f"{SOURCES[kind]}.txt"
     return [str(module)] if module.exists() else []
+
+
+def archives_of(kind: str) -> list[Archive]:
+    """What a source downloads; nothing where pip or the user brings its images."""
+    found = getattr(importlib.import_module(f"advmerge.data.{SOURCES[kind]}"), "ARCHIVES", ())
+    return [found[kind]] if isinstance(found, Mapping) else list(found)
 
 
 def balanced_split(labels: np.ndarray, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:

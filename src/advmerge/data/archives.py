@@ -29,10 +29,18 @@ CHUNK = 1 << 20
 
 
 class Archive(NamedTuple):
-    """A file that is published: its address, its MD5 as its publisher or torchvision gives it, and its name here."""
+    """A file that is published.
+
+    Attributes:
+        url: its address.
+        md5: its MD5 as its publisher or torchvision gives it.
+        megabytes: how large it is, about, for whoever plans; 0 where nobody says.
+        name: its name here.
+    """
 
     url: str
     md5: str
+    megabytes: int = 0
     name: str = ""
 
     @property

@@ -17,8 +17,10 @@ from advmerge.errors import StudyError
 from advmerge.seeding import numpy_generator
 
 SITE = "https://www.cs.toronto.edu/~kriz"
-CIFAR10 = Archive(f"{SITE}/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
-CIFAR100 = Archive(f"{SITE}/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8")
+ARCHIVES = {
+    "cifar10": Archive(f"{SITE}/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", 170),
+    "cifar100": Archive(f"{SITE}/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", 169),
+}
 """With the MD5 that their page gives."""
 
 
@@ -31,9 +33,13 @@ def _read(files: Sequence[Path], label_bytes: int) -> Listed:
     return records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, label_bytes - 1]
 
 
+def _provided(kind: str, folder: str) -> Path:
+    return provide(root(), (folder,), (ARCHIVES[kind],), f"{SITE}/cifar.html") / folder
+
+
 def cifar10(sizes: Mapping[str, int], seed: int, shape: Sequence[int]) -> TaskData:
     """Which of 10 things is this? The official split."""
-    folder = provide(root(), ("cifar-10-batches-bin",), (CIFAR10,), f"{SITE}/cifar.html") / "cifar-10-batches-bin"
+    folder = _provided("cifar10", "cifar-10-batches-bin")
     train = _read([folder / f"data_batch_{number}.bin" for number in range(1, 6)], 1)
     test = _read([folder / "test_batch.bin"], 1)
     classes = (folder / "batches.meta.txt").read_text().split()
@@ -42,7 +48,7 @@ def cifar10(sizes: Mapping[str, int], seed: int, shape: Sequence[int]) -> TaskDa
 
 def cifar100(sizes: Mapping[str, int], seed: int, shape: Sequence[int]) -> TaskData:
     """Which of 100 things is this? The fine labels, the official split."""
-    folder = provide(root(), ("cifar-100-binary",), (CIFAR100,), f"{SITE}/cifar.html") / "cifar-100-binary"
+    folder = _provided("cifar100", "cifar-100-binary")
     train, test = _read([folder / "train.bin"], 2), _read([folder / "test.bin"], 2)
     classes = (folder / "fine_label_names.txt").read_text().split()
     return shared_out(train, test, sizes, numpy_generator(seed, "data", "cifar100"), shape, classes)

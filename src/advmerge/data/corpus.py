@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from advmerge.data import TaskData
-from advmerge.data.fonts import characters_for_pretraining
+from advmerge.data.fonts import ALPHABETS, PRETRAINING, characters_for_pretraining
 from advmerge.data.photos import BLOCK, FLAT, crop, photo
 from advmerge.seeding import numpy_generator
 
@@ -28,6 +28,11 @@ def _windows(part: np.ndarray) -> list[np.ndarray]:
     steps = [range(0, side - BLOCK + 1, 8) for side in part.shape]
     windows = [part[y : y + BLOCK, x : x + BLOCK] for y in steps[0] for x in steps[1]]
     return [window for window in windows if window.std() >= FLAT]
+
+
+def size(per_character: int, per_quadrant: int) -> int:
+    """How many images :func:`corpus` makes."""
+    return per_character * sum(len(ALPHABETS[script]) for script in PRETRAINING) + per_quadrant * 4 * len(PHOTOS)
 
 
 def corpus(seed: int, per_character: int, per_quadrant: int) -> TaskData:

@@ -10,7 +10,7 @@ from advmerge.data.images import pairs, shared_out
 from advmerge.seeding import numpy_generator
 
 PAGE = "https://data.caltech.edu/records/65de6-vp158"
-ARCHIVES = (Archive(f"{PAGE}/files/CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78"),)
+ARCHIVES = (Archive(f"{PAGE}/files/CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78", 1151),)
 """With the MD5 that CaltechDATA gives."""
 
 

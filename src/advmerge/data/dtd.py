@@ -10,7 +10,7 @@ from advmerge.data.images import listed, shared_out
 from advmerge.seeding import numpy_generator
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/dtd"
-ARCHIVES = (Archive(f"{PAGE}/download/dtd-r1.0.1.tar.gz", "fff73e5086ae6bdbea199a49dfb8a4c1"),)
+ARCHIVES = (Archive(f"{PAGE}/download/dtd-r1.0.1.tar.gz", "fff73e5086ae6bdbea199a49dfb8a4c1", 625),)
 """torchvision's."""
 
 

@@ -13,6 +13,7 @@ ARCHIVES = (
     Archive(
         "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
         "c8fa014336c82ac7804f0398fcb19387",
+        94,
     ),
 )
 """torchvision's."""

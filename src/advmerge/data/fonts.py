@@ -256,6 +256,10 @@ def fontstyle(sizes: Mapping[str, int], seed: int) -> TaskData:
     return _rendered(STYLES, cells, sizes, numpy_generator(seed, "data", "fontstyle"))
 
 
+PRETRAINING = ("lowercase", "greek", "hebrew", "thai", "arabic", "symbols")
+"""The alphabets that no task asks for."""
+
+
 def characters_for_pretraining(per_class: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Characters of no task, from training families only.
 
@@ -265,7 +269,7 @@ def characters_for_pretraining(per_class: int, seed: int) -> tuple[np.ndarray, n
     rng = numpy_generator(seed, "data", "corpus", "characters")
     images, labels = [], []
     names: list[str] = []
-    for script in ("lowercase", "greek", "hebrew", "thai", "arabic", "symbols"):
+    for script in PRETRAINING:
         able = [family for family in covering(ALPHABETS[script]) if groups()[family] == "train"]
         choices = [face for family in able for face in faces(family).values()]
         for character in ALPHABETS[script]:

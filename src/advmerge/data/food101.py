@@ -10,7 +10,7 @@ from advmerge.data.images import listed, shared_out
 from advmerge.seeding import numpy_generator
 
 PAGE = "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101"
-ARCHIVES = (Archive("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87"),)
+ARCHIVES = (Archive("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87", 4996),)
 """torchvision's."""
 
 

@@ -11,9 +11,9 @@ from advmerge.seeding import numpy_generator
 
 SITE = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370"
 ARCHIVES = (
-    Archive(f"{SITE}/GTSRB-Training_fixed.zip", "513f3c79a4c5141765e10e952eaa2478"),
-    Archive(f"{SITE}/GTSRB_Final_Test_Images.zip", "c7e4e6327067d32654124b0fe9e82185"),
-    Archive(f"{SITE}/GTSRB_Final_Test_GT.zip", "fe31e9c9270bbcd7b84b7f21a9d9d9e5"),
+    Archive(f"{SITE}/GTSRB-Training_fixed.zip", "513f3c79a4c5141765e10e952eaa2478", 187),
+    Archive(f"{SITE}/GTSRB_Final_Test_Images.zip", "c7e4e6327067d32654124b0fe9e82185", 89),
+    Archive(f"{SITE}/GTSRB_Final_Test_GT.zip", "fe31e9c9270bbcd7b84b7f21a9d9d9e5", 1),
 )
 """torchvision's."""
 

@@ -13,9 +13,9 @@ from advmerge.seeding import numpy_generator
 SITE = "https://hf.co/datasets/torchgeo/resisc45/resolve/a826b44d938a883185f11ebe3d512d38b464312f"
 ARCHIVES = (
     Archive(f"{SITE}/NWPU-RESISC45.zip", "75206b2e16446591afa88e2628744886"),
-    Archive(f"{SITE}/resisc45-train.txt", "b5a4c05a37de15e4ca886696a85c403e"),
-    Archive(f"{SITE}/resisc45-val.txt", "a0770cee4c5ca20b8c32bbd61e114805"),
-    Archive(f"{SITE}/resisc45-test.txt", "3dda9e4988b47eb1de9f07993653eb08"),
+    Archive(f"{SITE}/resisc45-train.txt", "b5a4c05a37de15e4ca886696a85c403e", 1),
+    Archive(f"{SITE}/resisc45-val.txt", "a0770cee4c5ca20b8c32bbd61e114805", 1),
+    Archive(f"{SITE}/resisc45-test.txt", "3dda9e4988b47eb1de9f07993653eb08", 1),
 )
 """torchgeo's copy and checksums; the split is that of Neumann et al. 2019, which the merging literature uses."""
 

@@ -12,10 +12,10 @@ from advmerge.seeding import numpy_generator
 SITE = "https://ai.stanford.edu/~jkrause"
 PAGE = "https://github.com/pytorch/vision/issues/7545 (the first address is dead; people there name copies)"
 ARCHIVES = (
-    Archive(f"{SITE}/cars/car_devkit.tgz", "c3b158d763b6e2245038c8ad08e45376"),
-    Archive(f"{SITE}/car196/cars_train.tgz", "065e5b463ae28d29e77c1b4b166cfe61"),
-    Archive(f"{SITE}/car196/cars_test.tgz", "4ce7ebf6a94d07f1952d94dd34c4d501"),
-    Archive(f"{SITE}/car196/cars_test_annos_withlabels.mat", "b0a2b23655a3edd16d84508592a98d10"),
+    Archive(f"{SITE}/cars/car_devkit.tgz", "c3b158d763b6e2245038c8ad08e45376", 1),
+    Archive(f"{SITE}/car196/cars_train.tgz", "065e5b463ae28d29e77c1b4b166cfe61", 979),
+    Archive(f"{SITE}/car196/cars_test.tgz", "4ce7ebf6a94d07f1952d94dd34c4d501", 977),
+    Archive(f"{SITE}/car196/cars_test_annos_withlabels.mat", "b0a2b23655a3edd16d84508592a98d10", 1),
 )
 """With torchvision's checksums, of when the addresses were alive."""
 

@@ -13,10 +13,10 @@ from advmerge.data.images import Listed, shared_out
 from advmerge.seeding import numpy_generator
 
 SITE = "http://ufldl.stanford.edu/housenumbers"
-ARCHIVES = {
-    "train": Archive(f"{SITE}/train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
-    "test": Archive(f"{SITE}/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
-}
+ARCHIVES = (
+    Archive(f"{SITE}/train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373", 182),
+    Archive(f"{SITE}/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", 64),
+)
 """torchvision's; its class reads the same files, but checks their MD5 anew each time."""
 
 
@@ -30,8 +30,8 @@ def _read(path: Path) -> Listed:
 
 def svhn(sizes: Mapping[str, int], seed: int, shape: Sequence[int]) -> TaskData:
     """Which digit is in the middle? 10 classes, the official split without the extra images."""
-    needs = [archive.file for archive in ARCHIVES.values()]
-    folder = provide(root(), needs, list(ARCHIVES.values()), SITE)
-    train, test = (_read(folder / archive.file) for archive in ARCHIVES.values())
+    needs = [archive.file for archive in ARCHIVES]
+    folder = provide(root(), needs, ARCHIVES, SITE)
+    train, test = (_read(folder / archive.file) for archive in ARCHIVES)
     rng = numpy_generator(seed, "data", "svhn")
     return shared_out(train, test, sizes, rng, shape, [str(digit) for digit in range(10)])

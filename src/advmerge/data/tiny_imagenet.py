@@ -10,7 +10,7 @@ from advmerge.data.images import pairs, shared_out
 from advmerge.seeding import numpy_generator
 
 SITE = "http://cs231n.stanford.edu"
-ARCHIVES = (Archive(f"{SITE}/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),)
+ARCHIVES = (Archive(f"{SITE}/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de", 248),)
 
 
 def tiny_imagenet(sizes: Mapping[str, int], seed: int, shape: Sequence[int]) -> TaskData:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -45,20 +46,50 @@ def prepare(study: Study, path: str, *, touch: bool) -> None:
         wake(outputs)
 
 
-def _check_once(study: Study, path: str) -> None:
-    """Ask the registries, timm and ART whether they know every name; once for each study and library."""
+def _note(kind: str, study: Study) -> Path:
+    """The file that holds what was found out about this study by this library."""
     library = {str(file.relative_to(LIBRARY)): sha256(file) for file in sorted(LIBRARY.rglob("*.py"))}
-    mark = STATE / "advmerge" / f"checked-{fingerprint(study, library)[:16]}"
-    if mark.exists():
-        return
-    # In a process of its own: this one would grow by torch, and be slower to start every job.
+    return STATE / "advmerge" / f"{kind}-{fingerprint(study, library)[:16]}"
+
+
+def _ask(module: str, *arguments: str) -> None:
+    """Run a module of the library in a process of its own: this one would grow by torch, and be slower to start jobs."""
     environment = dict(os.environ, PYTHONPATH=str(LIBRARY.parent))
-    command = [sys.executable, "-m", "advmerge.study", path]
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise StudyError(done.stderr.strip().removeprefix("error: "))
+
+
+def _check_once(study: Study, path: str) -> None:
+    """Ask the registries, timm and ART whether they know every name; once for each study and library."""
+    mark = _note("checked", study)
+    if mark.exists():
+        return
+    _ask("advmerge.study", path)
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
+
+
+def requests(study: Study, path: str, *, main: bool) -> dict[str, dict[str, int]]:
+    """What jobs ask a cluster for, rule → resource → amount: see :mod:`advmerge.plan.requests`.
+
+    The main process plans, seconds once for each study and library; those inside allocations read what it found.
+
+    Raises:
+        StudyError: ``ADVMERGE_GPU_TFLOPS``, the peak of a GPU there, is no number above 0, or the study cannot be planned.
+    """
+    peak = os.environ.get("ADVMERGE_GPU_TFLOPS", "10")
+    try:
+        known = 0 < float(peak) < math.inf
+    except ValueError:
+        known = False
+    if not known:
+        raise StudyError(f"ADVMERGE_GPU_TFLOPS: '{peak}' is not a number above 0")
+    note = _note(f"asked-{float(peak):g}", study)
+    if main and not note.exists():
+        _ask("advmerge.plan", path, peak, str(note))
+    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
 
 
 def _clear_stale_locks() -> None:

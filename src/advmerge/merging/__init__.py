@@ -83,6 +83,17 @@ Count = Annotated[int, Range(1, 65_536)]
 PerTask = Annotated[Mapping[str, float] | Sequence[float], Weights()]
 
 
+class Seen(NamedTuple):
+    """How many images an adaptive method passes through the encoder: forward, and back to the encoder's weights."""
+
+    forward: int
+    backward: int
+
+
+Shapes = Mapping[str, Sequence[int]]
+"""The encoder's tensors: name → shape."""
+
+
 class Method(NamedTuple):
     """A registered method.
 
@@ -95,6 +106,7 @@ class Method(NamedTuple):
         elementwise: whether an entry of the result depends on that entry of the tensors alone, and on ``prepared``.
         linear: whether the function gives the weights of a sum.
         rest: the function that takes the options which ``function`` passes on as ``**options``.
+        seen: of an adaptive method, ``(tasks, shapes, **options) -> Seen`` for so many tasks and such an encoder.
         adaptive: whether the function takes whole models and images.
     """
 
@@ -105,6 +117,7 @@ class Method(NamedTuple):
     elementwise: bool
     linear: bool
     rest: Callable[..., Any] | None
+    seen: Callable[..., Seen] | None
 
     @property
     def adaptive(self) -> bool:
@@ -129,11 +142,12 @@ def register(
     elementwise: bool = False,
     linear: bool = False,
     rest: Callable[..., Any] | None = None,
+    seen: Callable[..., Seen] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a function as a merging method; see :class:`Method`."""
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
-        METHODS[name] = Method(function, data, prepare, per_task, elementwise, linear, rest)
+        METHODS[name] = Method(function, data, prepare, per_task, elementwise, linear, rest, seen)
         return function
 
     return enter
@@ -258,6 +272,15 @@ def check_value(key: str, hint: Any, value: Any) -> None:
             if not _is_number(value) or not whole or not meaning.low <= value <= meaning.high:
                 what = "a whole number" if kind is int else "a number"
                 raise StudyError(f"{key}: {value!r} is not {what} between {meaning.low} and {meaning.high}")
+
+
+def passes(name: str, options: Mapping[str, Any], tasks: int, shapes: Shapes) -> Seen:
+    """How many images a method passes through the encoder for one point of its grid; none, if it needs none."""
+    chosen = method(name)
+    if chosen.seen is None:
+        return Seen(0, 0)
+    defaults = {key: option.default for key, option in chosen.options.items()}
+    return chosen.seen(tasks, shapes, **{**defaults, **options})
 
 
 def grid(options: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from advmerge.merging import Adaptation, Count, Range, Rate, Share, Steps, register
+from advmerge.merging import Adaptation, Count, Range, Rate, Seen, Shapes, Share, Steps, register
 from advmerge.merging.sparse import task_vectors, thresholds, trim
 from advmerge.models import to_unit
 from advmerge.seeding import torch_generator
@@ -89,13 +89,19 @@ def learn(
     return result, {"coefficients": {task: learned[i].tolist() for i, task in enumerate(tasks)}}
 
 
+def passed(tasks: int, shapes: Shapes, *, steps: int, batch: int, **_: Any) -> Seen:
+    """What :func:`learn` passes."""
+    del shapes
+    return Seen(steps * batch * tasks, steps * batch * tasks)
+
+
 def plain_vectors(pretrained: Tensors, finetuned: Mapping[str, Tensors], tasks: Iterable[str]) -> dict[str, Tensor]:
     """Tensor name → τ [T, …], in the order of ``tasks``."""
     ordered = {task: finetuned[task] for task in tasks}
     return {name: torch.stack(vectors) for name, vectors in task_vectors(pretrained, ordered)}
 
 
-@register("adamerging", data="unlabelled", rest=learn)
+@register("adamerging", data="unlabelled", rest=learn, seen=passed)
 def adamerging(
     pretrained: Tensors,
     finetuned: Mapping[str, Tensors],
@@ -124,7 +130,7 @@ def adamerging(
     return learn(pretrained, vectors, tasks, torch_generator(seed, "adamerging"), progress, False, **options)
 
 
-@register("adamerging_plus", data="unlabelled", rest=learn)
+@register("adamerging_plus", data="unlabelled", rest=learn, seen=passed)
 def adamerging_plus(
     pretrained: Tensors,
     finetuned: Mapping[str, Tensors],
@@ -152,7 +158,7 @@ def adamerging_plus(
     return learn(pretrained, vectors, tasks, torch_generator(seed, "adamerging"), progress, False, **options)
 
 
-@register("sigmoid_weighted", data="unlabelled", rest=learn)
+@register("sigmoid_weighted", data="unlabelled", rest=learn, seen=passed)
 def sigmoid_weighted(
     pretrained: Tensors,
     finetuned: Mapping[str, Tensors],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from advmerge.merging import Adaptation, Count, Range, register
+from advmerge.merging import Adaptation, Count, Range, Seen, Shapes, register
 from advmerge.merging.files import floating
 from advmerge.models import to_unit
 from advmerge.seeding import torch_generator
@@ -43,7 +43,13 @@ def diagonal(
     return {name: (tensor / count).cpu() for name, tensor in found.items()}
 
 
-@register("fisher", data="labelled")
+def passed(tasks: int, shapes: Shapes, *, images: int, **_: Any) -> Seen:
+    """What :func:`fisher` passes, one image at a time."""
+    del shapes
+    return Seen(images * tasks, images * tasks)
+
+
+@register("fisher", data="labelled", seen=passed)
 def fisher(
     pretrained: Mapping[str, Tensor],
     finetuned: Mapping[str, Mapping[str, Tensor]],

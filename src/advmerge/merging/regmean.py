@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from advmerge.merging import Adaptation, Count, Share, register
+from advmerge.merging import Adaptation, Count, Seen, Shapes, Share, register
 from advmerge.merging.files import floating
 from advmerge.merging.linear import total
 from advmerge.models import batches, to_unit
@@ -153,7 +153,19 @@ def regress(
     return {name: merged[name].to(pretrained[name].dtype) for name in pretrained}, {"regressed": order}
 
 
-@register("regmean", data="labelled", rest=regress)
+def passed(tasks: int, shapes: Shapes, *, images: int, **_: Any) -> Seen:
+    """What :func:`regmean` passes."""
+    del shapes
+    return Seen(images * tasks + 1, 0)
+
+
+def passed_by_blocks(tasks: int, shapes: Shapes, *, images: int, **_: Any) -> Seen:
+    """What :func:`regmean_plus` passes."""
+    matrices = [name for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2]
+    return Seen(images * tasks * len({block_of(name) for name in matrices}) + 1, 0)
+
+
+@register("regmean", data="labelled", rest=regress, seen=passed)
 def regmean(
     pretrained: Tensors,
     finetuned: Mapping[str, Tensors],
@@ -171,7 +183,7 @@ def regmean(
     return regress(pretrained, finetuned, tasks, seed, progress, lambda name: "", **options)
 
 
-@register("regmean_plus", data="labelled", rest=regress)
+@register("regmean_plus", data="labelled", rest=regress, seen=passed_by_blocks)
 def regmean_plus(
     pretrained: Tensors,
     finetuned: Mapping[str, Tensors],

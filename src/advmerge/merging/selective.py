@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from advmerge.errors import StudyError
-from advmerge.merging import Adaptation, Count, Rate, Share, Steps, register
+from advmerge.merging import Adaptation, Count, Rate, Seen, Shapes, Share, Steps, register
 from advmerge.merging.files import floating
 from advmerge.merging.selection import largest
 from advmerge.merging.sparse import thresholds
@@ -68,7 +68,13 @@ def kth_largest(scores: Tensors, count: int) -> float:
     return largest(lambda: ([tensor] for tensor in scores.values()), [[count]])[0][0] if count else float("inf")
 
 
-@register("selective_learning", data="labelled")
+def passed(tasks: int, shapes: Shapes, *, steps: int, batch: int, **_: Any) -> Seen:
+    """What :func:`localise` passes, of all tasks."""
+    del shapes
+    return Seen(steps * batch * tasks, steps * batch * tasks)
+
+
+@register("selective_learning", data="labelled", seen=passed)
 def selective_learning(
     pretrained: Tensors,
     finetuned: Mapping[str, Tensors],

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advmerge.errors import StudyError
-from advmerge.merging import Count, Rate, Steps
+from advmerge.merging import Count, Rate, Seen, Steps, options_of
 from advmerge.models import Surgery, batches, blocks_of, operate_blocks, predict, to_unit
 from advmerge.seeding import torch_generator
 
@@ -135,3 +135,12 @@ def operate(
         optimiser.step()
     facts = {"distance_before": before, "distance_after": whole_distance(answers, targets)}
     return {name: module.cpu().requires_grad_(False) for name, module in modules.items()}, facts
+
+
+def passed(images: int, tasks: int, options: Mapping[str, Any]) -> Seen:
+    """What :func:`operate` passes of all tasks, each of so many images; training on features passes none."""
+    chosen = {**{name: option.default for name, option in options_of(operate).items()}, **options}
+    if chosen["kind"] == "final":
+        return Seen(2 * images * tasks, 0)
+    steps = chosen["steps"] * chosen["batch"]
+    return Seen((3 * images + steps) * tasks, steps * tasks)

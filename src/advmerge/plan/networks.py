@@ -1,0 +1,91 @@
+"""The study's encoders without their weights: FLOPs of a pass, sizes of their tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from advmerge.models import Normalise, build_encoder, features_of
+from advmerge.study import Study
+
+
+class Work(NamedTuple):
+    """Images that pass a network: forward, back to their pixels alone, back to the network's weights."""
+
+    forward: float = 0
+    pixels: float = 0
+    weights: float = 0
+
+    def plus(self, other: Work) -> Work:
+        """Both."""
+        return Work(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Network(NamedTuple):
+    """What is known of an encoder before it has weights.
+
+    Attributes:
+        flops: of one image's forward pass, backward pass to the pixels, and backward pass to the weights; a
+            multiplication and an addition are two. Matrix products and convolutions alone, as everywhere.
+        shapes: tensor's name → shape.
+        features: that it gives.
+        activations: bytes that the forward pass of an image leaves for the backward pass, about.
+    """
+
+    flops: Work
+    shapes: dict[str, tuple[int, ...]]
+    features: int
+    activations: int
+
+    @property
+    def entries(self) -> int:
+        """Numbers in all its tensors."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def total(self, work: Work) -> float:
+        """FLOPs of some work."""
+        return sum(flops * images for flops, images in zip(self.flops, work, strict=True))
+
+
+def network(backbone: Mapping[str, Any], shape: tuple[int, int, int]) -> Network:
+    """Count an encoder's passes of one image [C, H, W], on tensors that have shapes and no content."""
+    with torch.device("meta"):
+        encoder = build_encoder(backbone)
+        model = nn.Sequential(Normalise.of(backbone), encoder).eval()
+        image = torch.zeros(1, *shape)
+    kept = 0
+
+    def keep(module: nn.Module, given: Any, made: Any) -> None:
+        nonlocal kept
+        kept += made.numel() * made.element_size() if isinstance(made, torch.Tensor) else 0
+
+    hooks = [m.register_forward_hook(keep) for m in model.modules() if not list(m.children())]
+    model.requires_grad_(False)
+    forward = _counted(model, image)
+    for hook in hooks:
+        hook.remove()
+    pixels = _counted(model, image.clone().requires_grad_()) - forward
+    weights = _counted(model.requires_grad_(True), image) - forward
+    shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    return Network(Work(forward, pixels, weights), shapes, features_of(encoder), kept)
+
+
+def _counted(model: nn.Module, image: torch.Tensor) -> int:
+    """FLOPs of a pass, both ways where something wants a gradient."""
+    with FlopCounterMode(display=False) as counter:
+        answer = model(image)
+        if answer.requires_grad:
+            answer.sum().backward()
+    return counter.get_total_flops()
+
+
+def networks(study: Study) -> dict[str, Network]:
+    """The study's architectures: ``pretrained``, and each surrogate of another one."""
+    channels, height, width = study.data_slice(next(iter(study.tasks)))["shape"]
+    backbones = {"pretrained": study.backbone, **study.others}
+    return {name: network(found.model_dump(), (channels, height, width)) for name, found in backbones.items()}
