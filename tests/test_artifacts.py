@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import mmap
 import os
 import pickle
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +150,102 @@ def test_what_is_not_touched_is_not_read(tmp_path: Path) -> None:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x07")
     assert images[-1, -1, -1, -1] == 7
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A large file, long left alone, beside a run's notes; 'large' and 'long' are small here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(artifacts, "WORTH", 10)
+    monkeypatch.setattr(artifacts, "SETTLED", 20_000_000)
+    (tmp_path / ".snakemake").mkdir()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"first content")
+    time.sleep(0.05)
+    return path
+
+
+def hashed(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[bool, bool]:
+    """Whether the remembered digest is right, and whether the content was read for it."""
+    read, digest = [], hashlib.file_digest
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts.hashlib, "file_digest", lambda *args: read.append(args) or digest(*args))
+        found = artifacts.remembered_sha256(path)
+    return found == hashlib.sha256(path.read_bytes()).hexdigest(), bool(read)
+
+
+def notes() -> list[Path]:
+    return list(artifacts.NOTES.iterdir()) if artifacts.NOTES.exists() else []
+
+
+def test_a_large_files_digest_is_taken_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hashed(run, monkeypatch) == (True, True)
+    assert hashed(run, monkeypatch) == (True, False)
+    assert len(notes()) == 1
+    monkeypatch.setattr(artifacts, "WORTH", 14)
+    assert hashed(run, monkeypatch) == (True, True)
+
+
+@pytest.mark.parametrize("how", ["in place", "renamed over", "mapped", "touched", "longer"])
+def test_no_change_of_a_file_goes_unseen(run: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Of as many bytes, and with the old times put back: what a wrong clock or a copy with times does."""
+    hashed(run, monkeypatch)
+    status = run.stat()
+    if how == "in place":
+        run.write_bytes(b"other content")
+    elif how == "renamed over":
+        other = run.with_name("other")
+        other.write_bytes(b"other content")
+        other.replace(run)
+    elif how == "mapped":
+        with run.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+            mapped[:5] = b"other"
+    elif how == "longer":
+        run.write_bytes(b"first content and more")
+    os.utime(run, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert hashed(run, monkeypatch) == (True, True)
+
+
+def test_a_file_that_was_just_written_is_not_noted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another write within the same tick of the clock would leave its times as they are; one to come, as a jump makes."""
+    monkeypatch.setattr(artifacts, "SETTLED", 3_000_000_000)
+    assert hashed(run, monkeypatch) == (True, True)
+    assert not notes()
+    monkeypatch.setattr(artifacts, "SETTLED", 0)
+    os.utime(run, (2e10, 2e10))
+    assert hashed(run, monkeypatch) == (True, True)
+    assert not notes()
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_noted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = hashlib.file_digest
+
+    def edited(file: object, name: str) -> object:
+        found = digest(file, name)
+        run.write_bytes(b"other content")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts.hashlib, "file_digest", edited)
+        patch.setattr(artifacts, "SETTLED", 0)
+        artifacts.remembered_sha256(run)
+    assert not notes()
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2", "{}", '"text"', "[]", "[1, 2, 3, 4, 5, 6]", "null", "\udce9"])
+def test_a_damaged_note_is_none(run: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    """What a killed writer or a full disk may leave."""
+    hashed(run, monkeypatch)
+    (note,) = notes()
+    note.write_bytes(content.encode(errors="surrogateescape"))
+    assert hashed(run, monkeypatch) == (True, True)
+    assert hashed(run, monkeypatch) == (True, False)
+
+
+def test_notes_that_cannot_be_kept_are_done_without(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts.NOTES.parent.mkdir()
+    artifacts.NOTES.write_text("a file in the way")
+    assert hashed(run, monkeypatch) == hashed(run, monkeypatch) == (True, True)
+    monkeypatch.chdir(run.parents[1])  # outside of a run
+    assert hashed(run, monkeypatch) == (True, True)
+    assert not Path(".snakemake").exists()

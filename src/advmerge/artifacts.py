@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 KEY = "advmerge"
 
+NOTES = Path(".snakemake/advmerge/digests")
+WORTH = 8_000_000  # bytes from which a file's digest is worth a note
+SETTLED = 3_000_000_000  # nanoseconds; the coarsest clock of a file system ticks every two seconds
+
 
 def canonical(value: object) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
@@ -33,6 +37,50 @@ def sha256(path: Path | str) -> str:
     """Hex digest of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identity(status: os.stat_result) -> list[int]:
+    """What changes with any write to a file, rename of it, or change of its times: nobody sets ctime."""
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _noted(note: Path) -> tuple[list[int], str] | None:
+    """The identity and digest that a note holds; None for none, or a damaged one."""
+    try:
+        *identity, digest = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return None
+    return (identity, digest) if isinstance(digest, str) and len(digest) == 64 else None
+
+
+def remembered_sha256(path: Path | str) -> str:
+    """As :func:`sha256`, but within a run the content of a large file is read once, not by every job that reads of it.
+
+    The digest is noted under ``.snakemake/advmerge`` with the file's device, inode, size, mtime and ctime, and taken
+    from there while they are the same. A write that follows a look within a tick of the file system's clock leaves
+    all of them as they were, so a file is not noted until it has been left alone for :data:`SETTLED` by that clock; one on
+    another device than the notes, whose clock may be another, never is. Only for provenance: the audit reads contents.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        before = _identity(os.fstat(file.fileno()))
+        worth = before[2] >= WORTH and NOTES.parents[1].is_dir()
+        note = NOTES / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+        if worth and (noted := _noted(note)) and noted[0] == before:
+            return noted[1]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        after = os.fstat(file.fileno())
+    if worth and _identity(after) == before:
+        with suppress(OSError, StudyError, _Unsettled), replacing(note) as temporary:
+            temporary.write_text(json.dumps([*before, digest]), encoding="utf-8")
+            now = temporary.stat()
+            if now.st_dev != after.st_dev or now.st_ctime_ns - max(after.st_mtime_ns, after.st_ctime_ns) < SETTLED:
+                raise _Unsettled
+    return digest
+
+
+class _Unsettled(Exception):
+    """A file that may still change unnoticed."""
 
 
 @contextmanager

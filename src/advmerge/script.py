@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from advmerge.artifacts import sha256
+from advmerge.artifacts import remembered_sha256
 from advmerge.errors import StudyError
 
 _work = 0.0
@@ -40,7 +40,7 @@ class Arguments:
         return {
             "rule": Path(sys.argv[0]).stem,
             "slice": self.config,
-            "inputs": {path: sha256(path) for path in sorted(paths)},
+            "inputs": {path: remembered_sha256(path) for path in sorted(paths)},
         }
 
 
