@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 
 from advmerge.data import SOURCES, SPLITS, TaskData, balanced_split, check, fonts, make, photos, source
 from advmerge.data.corpus import PHOTOS, corpus, sampling_weights
+from advmerge.data.corrupt import readable
+from advmerge.data.images import fitted
 from advmerge.errors import StudyError
 
 SIZES = {"train": 104, "val": 52, "adapt": 52, "test": 52, "attack": 52}
@@ -210,3 +213,79 @@ def test_image_folder_names_what_is_wrong(tmp_path: Path) -> None:
 def test_a_source_whose_images_do_not_fit_the_backbone_is_named() -> None:
     with pytest.raises(StudyError, match=r"images are 1 × 28 × 28, backbone.options want 3 × 224 × 224"):
         make("uci_digits", SIZES, 0, (3, 224, 224), {})
+
+
+def folder(root: Path, count: int, broken: dict[str, bytes] | None = None) -> Path:
+    """Two classes of so many grey images, each of a grey of its own, and some files in place of them."""
+    for label, name in enumerate(("auk", "finch")):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("L", (4, 4), 2 * index + label).save(root / name / f"{index:03}.png")
+    for name, content in (broken or {}).items():
+        (root / name).write_bytes(content)
+    return root
+
+
+BIRDS = {"train": 60, "val": 10, "adapt": 10, "test": 20, "attack": 10}
+
+
+def test_skipped_images_are_named_and_made_up_for(tmp_path: Path) -> None:
+    """Two of 220: what is attacked, validated and adapted on stays as many, and no image is in two splits."""
+    sizes = {"train": 120, "val": 20, "adapt": 20, "test": 40, "attack": 20}
+    whole = make("image_folder", sizes, 0, (1, 4, 4), {"path": str(folder(tmp_path / "birds", 110))})
+    files = {split: images.items for split, images in whole.images.items()}
+    lost = [files["attack"][3], files["val"][0]]
+    for path in lost:
+        path.write_bytes(path.read_bytes()[:40])
+    for _ in range(2):
+        data, skipped = readable(make("image_folder", sizes, 0, (1, 4, 4), {"path": str(tmp_path / "birds")}))
+        found = {split: images.items for split, images in data.images.items()}
+        assert found["attack"] == [*files["attack"][:3], *files["attack"][4:], files["test"][-1]]
+        assert found["val"] == [*files["val"][1:], files["train"][-1]]
+        assert (found["adapt"], found["test"], found["train"]) == (
+            files["adapt"],
+            files["test"][:-1],
+            files["train"][:-1],
+        )
+        for split, images in data.images.items():
+            assert images.shape == (len(found[split]), 1, 4, 4)
+            assert [int(pixels.max()) % 2 for pixels in images] == data.labels[split].tolist()
+        assert [*skipped] == ["val", "attack"]
+        assert f"{lost[0]}: not a readable image" in skipped["attack"][0]
+
+
+def test_nothing_is_skipped_of_what_can_be_read(tmp_path: Path) -> None:
+    data = make("image_folder", BIRDS, 0, (1, 4, 4), {"path": str(folder(tmp_path / "birds", 60))})
+    same, skipped = readable(data)
+    assert not skipped
+    assert {split: images.items for split, images in same.images.items()} == {
+        split: images.items for split, images in data.images.items()
+    }
+    digits = make("uci_digits", SIZES, 0, (1, 28, 28), {})
+    same, skipped = readable(digits)
+    assert not skipped
+    assert all(same.images[split] is digits.images[split] for split in SPLITS)
+
+
+def test_more_than_a_hundredth_is_not_skipped(tmp_path: Path) -> None:
+    """Two of the 110 images that are drawn, found wherever they were drawn to."""
+    root = folder(tmp_path / "birds", 60)
+    data = make("image_folder", BIRDS, 0, (1, 4, 4), {"path": str(root)})
+    for path in (data.images["test"].items[0], data.images["train"].items[5]):
+        path.write_bytes(b"<html>moved</html>")
+    with pytest.raises(StudyError, match=r"2 of 110 images cannot be read, more than 1%; the first: .*not a readable"):
+        readable(data)
+
+
+def _bomb() -> bytes:
+    """A PNG's head that claims a billion pixels."""
+    size = (32_000).to_bytes(4, "big")
+    body = b"IHDR" + size + size + b"\x08\x00\x00\x00\x00"
+    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("content", [_bomb(), b"P5 4 4 999999999 ", b"P5 x 4 255 ", b""])
+def test_whatever_pillow_raises_the_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bird.png").write_bytes(content)
+    with pytest.raises(StudyError, match=r"bird.png: not a readable image"):
+        fitted(tmp_path / "bird.png", (1, 4, 4))

@@ -67,6 +67,8 @@ def test_the_embedded_study_is_the_grid_of_the_paper() -> None:
     [
         ("sed", 1, "unknown key 'sed'; choose one of: attacks, backbone"),
         ("finetune/momentum", 0.9, "unknown key 'finetune.momentum'; choose one of: anchor, anchor_batch"),
+        ("tasks/latin", {"corrupt": "ignore"}, "tasks.latin.corrupt: 'ignore' is none of: refuse, skip"),
+        ("tasks/latin", {"corrupt": []}, "tasks.latin.corrupt: [] is none of: refuse, skip"),
         ("seed", KeyError, "the key 'seed' is missing"),
         ("hardware", KeyError, "the key 'hardware' is missing"),
         ("hardware/device", "gpu", "hardware.device: input should be 'auto', 'cuda', 'mps' or 'cpu', got 'gpu'"),
@@ -386,3 +388,13 @@ def test_a_zero_shot_head_depends_on_the_texts_and_the_weights(content: dict[str
         published(content), "head", {"kind": "zero-shot", "open_clip": "x", "weights": {"file": "a.safetensors"}}
     )
     assert Study.model_validate(own).head_slice("latin")["head"]["weights"] == {"file": "a.safetensors"}
+
+
+def test_to_refuse_corrupt_images_changes_no_slice(content: dict[str, Any]) -> None:
+    plain = Study.model_validate(content).data_slice("latin")
+    refusing, skipping = (
+        Study.model_validate(change(content, "tasks/latin", {"corrupt": policy})).data_slice("latin")
+        for policy in ("refuse", "skip")
+    )
+    assert refusing == plain
+    assert skipping == {**plain, "corrupt": "skip"}

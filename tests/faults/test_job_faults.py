@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -329,3 +330,19 @@ def test_image_folders(run: Run, tmp_path: Path, harm: str) -> None:
             words = f"{folder}/finch/3.png: not a readable image"
     assert words in sentence(run("data", config, "--output", str(output)))
     assert not output.exists()
+    if harm == "cut off":  # one in 24 is too many to be skipped; in a hundred it is named in the log and the artifact
+        skipping = {**config, "corrupt": "skip"}
+        assert "1 of 24 images cannot be read, more than 1%" in sentence(run("data", skipping, "--output", str(output)))
+        for index in range(100, 140):
+            for name in ("auk", "finch"):
+                shutil.copy(folder / name / "1.png", folder / name / f"{index}.png")
+        config["sizes"] = skipping["sizes"] = dict.fromkeys(SPLITS, 10) | {"train": 64}
+        assert words in sentence(run("data", config, "--output", str(output)))
+        done = run("data", skipping, "--output", str(output))
+        assert done.returncode == 0, done.stderr
+        (reasons,) = metadata(output)["facts"]["skipped"].values()
+        assert len(reasons) == 1 and words in reasons[0]
+        assert words in done.stdout
+        sizes = {split: len(load_tensors(output)[0][f"{split}_images"]) for split in SPLITS}
+        assert sum(sizes.values()) == 103
+        assert (sizes["val"], sizes["adapt"], sizes["attack"]) == (10, 10, 10)

@@ -5,6 +5,7 @@ import torch
 
 from advmerge.artifacts import Stream, save_tensors
 from advmerge.data import Pictures, make
+from advmerge.data.corrupt import readable
 from advmerge.errors import StudyError
 from advmerge.script import arguments, run
 
@@ -19,8 +20,13 @@ def main() -> None:
     config = args.config
     try:
         data = make(config["kind"], config["sizes"], config["seed"], config["shape"], config["options"])
+        skipped = {}
+        if config.get("corrupt") == "skip":
+            data, skipped = readable(data)
     except StudyError as error:
         raise StudyError(f"task '{config['task']}': {error}") from error
+    for split, reasons in skipped.items():
+        print(*(f"skipped of '{split}': {reason}" for reason in reasons), sep="\n")
     tensors = {}
     for split, images in data.images.items():
         present = set(data.labels[split].tolist())
@@ -28,8 +34,9 @@ def main() -> None:
             raise StudyError(f"task '{config['task']}': no training image of the class '{empty[0]}'")
         tensors[f"{split}_images"] = streamed(images) if isinstance(images, Pictures) else torch.from_numpy(images)
         tensors[f"{split}_labels"] = torch.from_numpy(data.labels[split])
+    metadata = {**args.provenance(), "classes": data.classes, **({"facts": {"skipped": skipped}} if skipped else {})}
     try:
-        save_tensors(args["output"], tensors, {**args.provenance(), "classes": data.classes})
+        save_tensors(args["output"], tensors, metadata)
     except StudyError as error:
         raise StudyError(f"task '{config['task']}': {error}") from error
 

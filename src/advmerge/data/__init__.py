@@ -25,6 +25,9 @@ SPLITS = ("train", "val", "adapt", "test", "attack")
 """What a task's images are for: fine-tuning and heads; choosing scalars; unlabelled adaptation of merges;
 clean accuracy; the attacked images."""
 
+CORRUPT = ("refuse", "skip")
+"""What a task may say is done about an image that cannot be read; the first if it says nothing."""
+
 SOURCES = {
     "mnist": "digits",
     "uci_digits": "digits",
@@ -136,7 +139,7 @@ def check(task: str, kind: str, options: Mapping[str, Any], where: str | None = 
     known = {name: parameter for name, parameter in parameters.items() if name not in ("sizes", "seed", "shape")}
     for option in options:
         if option not in known:
-            choices = [*known, "kind", "splits"]
+            choices = [*known, "kind", "splits", "corrupt"]
             raise unknown("option", option, choices, where)
     for option, parameter in known.items():
         if parameter.default is parameter.empty and option not in options:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from advmerge.data import Pictures, TaskData, balanced_split
 from advmerge.errors import StudyError
 
 OFFICIAL = {"train": ("train", "val", "adapt"), "test": ("test", "attack")}
 """A dataset's own split → the splits that are drawn from it."""
+
+# What Pillow raises of files with some bytes changed; a bomb is a file that claims a billion pixels.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 Listed = tuple[Sequence[Any] | np.ndarray, Sequence[int] | np.ndarray]
 """Images (paths, or uint8 arrays [H, W] or [H, W, 3]) and the label of each."""
@@ -38,7 +41,7 @@ def fitted(image: Path | np.ndarray, shape: Sequence[int]) -> np.ndarray:
         try:
             with Image.open(image) as opened:
                 pixels = opened.convert(mode)
-        except (UnidentifiedImageError, OSError) as error:
+        except UNREADABLE as error:
             raise StudyError(f"{image}: not a readable image ({error})") from None
     scale = max(width / pixels.width, height / pixels.height)
     size = max(width, round(pixels.width * scale)), max(height, round(pixels.height * scale))

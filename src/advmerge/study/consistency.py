@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 from advmerge.checkpoints import CHECKPOINTS
-from advmerge.data import SPLITS
+from advmerge.data import CORRUPT, SPLITS
 from advmerge.study.axes import RESERVED, SEED, Axes
 from advmerge.study.sections import Finetune, Surrogate, weights
 
@@ -134,6 +134,8 @@ def _verify_published(study: Axes) -> None:
 def _verify_sizes(study: Axes) -> None:
     for name, options in study.sets.items():
         where = f"tasks.{name}" if name in study.tasks else f"surrogates.{name}.task"
+        if (policy := options.get("corrupt", CORRUPT[0])) not in CORRUPT:
+            raise ValueError(f"{where}.corrupt: {policy!r} is none of: {', '.join(CORRUPT)}")
         sizes = options.get("splits", {})
         for split, size in sizes.items() if isinstance(sizes, dict) else [("", 0)]:
             if split not in SPLITS or not isinstance(size, int) or size < 1:

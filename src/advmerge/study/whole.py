@@ -35,7 +35,8 @@ class Study(Axes):
 
     def data_slice(self, task: str) -> dict[str, Any]:
         """What a task's images depend on."""
-        options = {key: value for key, value in self.sets[task].items() if key not in ("kind", "splits", "finetuned")}
+        entry = self.sets[task]
+        options = {key: value for key, value in entry.items() if key not in ("kind", "splits", "finetuned", "corrupt")}
         side = self.backbone.options.get("img_size", 224)
         shape = [self.backbone.options.get("in_chans", 3), side, side]
         return {
@@ -45,6 +46,7 @@ class Study(Axes):
             "sizes": self.sizes(task),
             "seed": self.seed,
             "shape": shape,
+            **({"corrupt": "skip"} if entry.get("corrupt") == "skip" else {}),
         }
 
     def corpus_slice(self) -> dict[str, Any]:
