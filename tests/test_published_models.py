@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from advmerge import zeroshot
+from advmerge.cli import main
 from advmerge.data import SOURCES
 from advmerge.errors import StudyError
 from advmerge.models import Classifier, Head, Normalise, build_encoder
 from advmerge.published import load_published, to_timm, weights_file
+from advmerge.study.sections import weights
 
 WIDTH, SIZE, FEATURES = 128, 32, 24
 CONFIG = {
@@ -173,6 +178,63 @@ def test_the_hubs_cache_serves_offline(tmp_path: Path, file: Path, monkeypatch: 
         weights_file({**source, "sha256": "0" * 64}, "here")
     with pytest.raises(StudyError, match=r"cannot be had .*; where there is no network, download it elsewhere"):
         weights_file({**source, "hub": f"someone/clip@{'9' * 40}"}, "here")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub that has one file, of one commit, which is also its branch `main`."""
+
+    content = b""
+
+    def do_HEAD(self) -> None:
+        found = self.path in (f"/someone/clip/resolve/{name}/a/model.safetensors" for name in ("main", COMMIT))
+        self.send_response(200 if found else 404)
+        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+COMMIT = "0123456789" * 4
+
+
+def test_a_pin_is_what_a_study_takes(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(Hub, "content", file.read_bytes())
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        assert main(["pin", "hub:someone/clip", "a/model.safetensors"]) == 0
+        printed = capsys.readouterr().out
+        source = yaml.safe_load(printed)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert source == {"hub": f"someone/clip@{COMMIT}", "file": "a/model.safetensors", "sha256": digest}
+        assert f"# {file.stat().st_size / 1e6:,.1f} MB" in printed
+        assert weights(source) == source
+        assert weights_file(source, "here").read_bytes() == file.read_bytes()
+        for hub, name, said in (
+            ("hub:someone/clip", "b.safetensors", "b.safetensors cannot be had"),
+            ("hub:someone", "x", "x: is not a .safetensors file"),
+            ("hub:so/me/one", "b.safetensors", "b.safetensors cannot be had"),
+        ):
+            assert main(["pin", hub, name]) == 1
+            assert said in capsys.readouterr().err
+        server.shutdown()
 
 
 def test_a_zero_shot_classifier_gives_open_clips_logits(clip: Any, config: str, file: Path) -> None:

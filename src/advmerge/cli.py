@@ -4,6 +4,7 @@ advmerge merge --method ties --option keep=0.2 scale=1 --pretrained p.safetensor
     --experts a.safetensors b.safetensors --out m.safetensors
 advmerge methods
 advmerge check-reference studies/paper.yaml
+advmerge pin hub:owner/name@main model.safetensors
 advmerge plan studies/paper.yaml --gpu-tflops 19.5
 """
 
@@ -108,6 +109,9 @@ def parser() -> argparse.ArgumentParser:
     planned.add_argument("--gpus", type=int, metavar="N", help="jobs at once; default 1 with --gpu-tflops, else cores")
     planned.add_argument("--disk-mb-s", type=float, default=300, help="of the disk; default 300")
     planned.add_argument("--json", action="store_true", help="as JSON, in plain numbers")
+    pinned = commands.add_parser("pin", help="download published weights, and print what a study writes to have them")
+    pinned.add_argument("hub", metavar="hub:OWNER/NAME[@REVISION]")
+    pinned.add_argument("file", help="its name in the repository, a .safetensors file")
     merge = commands.add_parser("merge", help="merge safetensors checkpoints, tensor by tensor")
     merge.add_argument("--method", required=True, help="see 'advmerge methods'")
     merge.add_argument("--option", nargs="+", action="extend", default=[], metavar="NAME=VALUE")
@@ -135,6 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text, holds = check_reference(args.study, args.reference, args.tolerance)
             print(text)
             return 0 if holds else 1
+        elif args.command == "pin":
+            from advmerge.published import pin
+
+            source, size = pin(args.hub, args.file)
+            print(f"{{{', '.join(f'{key}: {value}' for key, value in source.items())}}}   # {size / 1e6:,.1f} MB")
         elif args.command == "plan":
             for name in ("gpu_tflops", "utilisation", "gpus", "disk_mb_s"):
                 if (value := getattr(args, name)) is not None and not value > 0:

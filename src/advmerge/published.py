@@ -51,6 +51,33 @@ def weights_file(source: Mapping[str, Any], where: str) -> Path:
     return path
 
 
+def pin(hub: str, file: str) -> tuple[dict[str, str], int]:
+    """Download a file of a hub repository, and say what a study writes to have that very file.
+
+    Args:
+        hub: ``owner/name``, or ``owner/name@revision``: a commit, a branch or a tag.
+        file: its name in the repository.
+
+    Returns:
+        ``{hub: owner/name@commit, file, sha256}``, and its size in bytes.
+
+    Raises:
+        StudyError: it is no safetensors file, or cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if not file.endswith(".safetensors"):
+        raise StudyError(f"{file}: is not a .safetensors file; nothing else is read")
+    repository, _, revision = hub.removeprefix("hub:").partition("@")
+    try:
+        path = Path(hf_hub_download(repository, file, revision=revision or None))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise StudyError(f"{hub}: {file} cannot be had ({str(error).strip().splitlines()[0]})") from error
+    commit = path.parts[-1 - len(Path(file).parts)]  # its folder among the snapshots
+    return {"hub": f"{repository}@{commit}", "file": file, "sha256": sha256(path)}, path.stat().st_size
+
+
 def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """transformers' CLIPVisionModel (with or without projection) → timm's vision transformer."""
     renamed = {
