@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 from snakemake.scheduling.job_scheduler import JobScheduler
 
+from advmerge.errors import StudyError
 from advmerge.jobs import session
+from advmerge.study import load
 
+ROOT = Path(__file__).parents[1]
 LAUNCH = Path(session.__file__).with_name("launch.py")
 
 
@@ -157,3 +160,30 @@ def test_snakemake_still_has_the_limit_that_we_lift() -> None:
         name for code in [JobScheduler.__init__.__code__, JobScheduler.schedule.__code__] for name in code.co_names
     }
     assert "job_rate_limiter" in names
+
+
+def test_a_cluster_is_asked_as_planned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main process plans for the GPU that is named; what runs inside an allocation reads what it found, or nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ADVMERGE_GPU_TFLOPS", raising=False)
+    path = str(ROOT / "studies/smoke.yaml")
+    study, asked = load(path), []
+
+    def ask(module: str, *arguments: str) -> None:
+        asked.append((module, *arguments[:2]))
+        Path(arguments[2]).parent.mkdir(parents=True, exist_ok=True)
+        Path(arguments[2]).write_text('{"attack": {"mem_mb": 4500, "runtime": 10}}')
+
+    monkeypatch.setattr(session, "_ask", ask)
+    assert session.requests(study, path, main=False) == {}
+    for main in (True, True, False):
+        assert session.requests(study, path, main=main)["attack"]["runtime"] == 10
+    assert asked == [("advmerge.plan", path, "10")]
+    monkeypatch.setenv("ADVMERGE_GPU_TFLOPS", "19.5")
+    assert session.requests(study, path, main=False) == {}
+    session.requests(study, path, main=True)
+    assert asked[1:] == [("advmerge.plan", path, "19.5")]
+    for wrong in ("fast", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("ADVMERGE_GPU_TFLOPS", wrong)
+        with pytest.raises(StudyError, match=f"ADVMERGE_GPU_TFLOPS: '{wrong}' is not a number above 0"):
+            session.requests(study, path, main=True)
