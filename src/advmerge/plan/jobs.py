@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 
 from advmerge import merging
+from advmerge.artifacts import canonical
 from advmerge.attacks.counting import Count, count
 from advmerge.data import SPLITS, corpus
 from advmerge.merging import surgery as operations
@@ -93,12 +93,14 @@ class _Maker:
         channels, height, width = study.data_slice(next(iter(study.tasks)))["shape"]
         self.values = channels * height * width
         self.attacked = study.evaluation.images
-        self.counted: Callable[[str], Count] = cache(self._count)
+        self._counts: dict[str, Count] = {}
 
-    def _count(self, attack: str) -> Count:
-        """An attack's passes do not depend on its budget, so one cell of it tells."""
-        cell = next(cell for cell in self.study.cells().values() if cell.attack == attack)
-        return count(cell.method, cell.options)
+    def counted(self, method: str, options: Mapping[str, Any]) -> Count:
+        """An attack's passes, which do not depend on its budget."""
+        key = canonical([method, {name: value for name, value in options.items() if name not in ("eps", "eps_step")}])
+        if key not in self._counts:
+            self._counts[key] = count(method, options)
+        return self._counts[key]
 
     # ── sizes ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -250,7 +252,7 @@ class _Maker:
     # ── attacks and answers ─────────────────────────────────────────────────────────────────────────────────
 
     def attack(self, path: str, part: Slice) -> Job:
-        found, images = self.counted(part["attack"]), part["images"]
+        found, images = self.counted(part["method"], part["options"]), part["images"]
         # Then answers to clean and adversarial images, and a gradient that may be zero.
         after = Work(3 * images, images)
         most = Work(found.forward * images, found.backward * images)

@@ -70,7 +70,9 @@ def network(backbone: Mapping[str, Any], shape: tuple[int, int, int]) -> Network
     for hook in hooks:
         hook.remove()
     pixels = _counted(model, image.clone().requires_grad_()) - forward
-    weights = _counted(model.requires_grad_(True), image) - forward
+    # A layer's gradients by what it takes in and by its weights cost a forward pass each; of depthwise convolutions
+    # torch counts the latter as if they were full ones.
+    weights = min(_counted(model.requires_grad_(True), image) - forward, pixels + forward)
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
     return Network(Work(forward, pixels, weights), shapes, features_of(encoder), kept)
 

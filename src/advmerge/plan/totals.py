@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,31 +62,28 @@ def seconds(job: Job, networks: Mapping[str, Network], speeds: Speeds, *, most: 
     return passes + job.host + (job.read + job.written) / speeds.disk + speeds.start
 
 
-def _total(jobs: Iterable[Job], networks: Mapping[str, Network], speeds: Speeds) -> Totals:
-    jobs = list(jobs)
+def _flops(work: Mapping[str, Work], networks: Mapping[str, Network]) -> float:
+    return sum(networks[name].total(part) for name, part in work.items())
+
+
+def _total(jobs: Sequence[Job], networks: Mapping[str, Network], speeds: Speeds) -> Totals:
     work = Work()
     for job in jobs:
         for part in job.work.values():
             work = work.plus(part)
-
-    def add(value: Callable[[Job], float]) -> float:
-        return sum(value(job) for job in jobs)
-
-    def flops(work: Mapping[str, Work]) -> float:
-        return sum(networks[name].total(part) for name, part in work.items())
-
-    usual, most = (add(lambda job: seconds(job, networks, speeds, most=bound)) for bound in (False, True))  # noqa: B023
+    usual = sum(seconds(job, networks, speeds) for job in jobs)
+    most = sum(seconds(job, networks, speeds, most=True) for job in jobs)
     return Totals(
-        len(jobs),
-        work,
-        add(lambda job: flops(job.work)),
-        add(lambda job: flops(job.most or job.work)),
-        add(lambda job: job.read),
-        add(lambda job: job.written),
-        usual,
-        most,
-        usual / speeds.at_once / 3600,
-        most / speeds.at_once / 3600,
+        jobs=len(jobs),
+        work=work,
+        flops=sum(_flops(job.work, networks) for job in jobs),
+        most_flops=sum(_flops(job.most or job.work, networks) for job in jobs),
+        read=sum(job.read for job in jobs),
+        written=sum(job.written for job in jobs),
+        seconds=usual,
+        most_seconds=most,
+        hours=usual / speeds.at_once / 3600,
+        most_hours=most / speeds.at_once / 3600,
     )
 
 
@@ -94,7 +91,7 @@ def totals(jobs: Iterable[Job], networks: Mapping[str, Network], speeds: Speeds)
     """Of each phase, and last of the whole ``study``."""
     jobs = list(jobs)
     found = {
-        phase: _total((job for job in jobs if job.rule in rules), networks, speeds) for phase, rules in PHASES.items()
+        phase: _total([job for job in jobs if job.rule in rules], networks, speeds) for phase, rules in PHASES.items()
     }
     return {**found, "study": _total(jobs, networks, speeds)}
 
