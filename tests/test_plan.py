@@ -12,12 +12,14 @@ import torch
 import yaml
 
 from advmerge import merging, plan
-from advmerge.attacks.counting import count
+from advmerge.attacks.bridge import craft
+from advmerge.attacks.counting import Counted, count
 from advmerge.cli import main
 from advmerge.errors import StudyError
 from advmerge.merging import surgery
 from advmerge.merging.engine import adapt
 from advmerge.models import Classifier, Head, Normalise, build_encoder
+from advmerge.plan import speeds
 from advmerge.plan.networks import Work, network
 from advmerge.plan.requests import LEAST, requests
 from advmerge.plan.speeds import stated
@@ -65,6 +67,31 @@ def test_passes_are_those_counted_by_hand(
     found = count(method, options)
     assert (found.forward, found.backward) == (forward, backward)
     assert 0 < found.usual <= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("BatchedDeepFool", {"max_iter": 6}),
+        ("BatchedCarliniL2", {"binary_search_steps": 2, "max_iter": 12}),
+        ("BatchedCarliniLInf", {"search_steps": 2, "max_iter": 12}),
+        ("FastAdaptiveBoundary", {"max_iter": 4, "nb_targets": 3}),
+        ("AutoPGDTargeted", {"eps": 0.05, "max_iter": 4, "nb_targets": 3}),
+        ("BatchedSquare", {"eps": 0.05, "max_iter": 20}),
+        ("StandardAutoAttack", {"eps": 0.05, "max_iter": 4, "nb_targets": 3, "queries": 10}),
+    ],
+)
+def test_no_model_makes_an_attack_pass_more(method: str, options: dict[str, Any]) -> None:
+    """Those that stop early, on images that a classifier has right, some of which it is fooled by and some not."""
+    torch.manual_seed(0)
+    inner = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, 10))
+    images = torch.rand(24, 1, 8, 8)
+    labels = inner(images).argmax(1)
+    model = Counted(inner)
+    craft(model, images, labels, method, options, seed=(0,), classes=10, batch_size=24)
+    most = count(method, options)
+    assert 0 < model.forwards / 24 <= most.forward
+    assert model.backwards / 24 <= most.backward
 
 
 def test_counting_draws_nothing_from_the_global_generator() -> None:
@@ -167,20 +194,20 @@ def test_seconds_are_work_bytes_and_the_start(smoke: Study) -> None:
     networks = plan.networks(smoke)
     job = plan.Job("attack", "", {"pretrained": Work(100, 50, 0)}, read=3e6, written=1e6, host=2)
     flops = networks["pretrained"].flops
-    speeds = plan.Speeds(stated(2e-6, 0.5), 1, 1e6, start=0.25)
+    slow = plan.Speeds(stated(2e-6, 0.5), 1, 1e6, start=0.25)
     expected = (100 * flops.forward + 50 * flops.pixels) / 1e6 + 2 + 4 + 0.25
-    assert seconds(job, networks, speeds) == pytest.approx(expected)
+    assert seconds(job, networks, slow) == pytest.approx(expected)
 
 
 def test_a_cluster_is_asked_for_the_largest_job_of_a_rule(smoke: Study) -> None:
     networks = plan.networks(smoke)
     small, large = (plan.Job("attack", "", {"pretrained": Work(n)}, memory=n * 1e3) for n in (1, 10_000_000))
-    speeds = plan.Speeds(stated(1e-3, 0.5), 1, 1e6, start=0)
-    asked = requests([small, large, small], networks, speeds)["attack"]
+    slow = plan.Speeds(stated(1e-3, 0.5), 1, 1e6, start=0)
+    asked = requests([small, large, small], networks, slow)["attack"]
     minutes = 4 * 10_000_000 * networks["pretrained"].flops.forward / (1e9 / 2) / 60
     assert asked["runtime"] == pytest.approx(minutes, abs=1)
     assert asked["mem_mb"] == 4000 + 1.5 * 10_000
-    assert requests([small], networks, speeds)["attack"]["runtime"] == LEAST
+    assert requests([small], networks, slow)["attack"]["runtime"] == LEAST
 
 
 def test_downloads_are_the_studys_own(smoke: Study) -> None:
@@ -191,7 +218,9 @@ def test_downloads_are_the_studys_own(smoke: Study) -> None:
     assert any(name.startswith("timm/vit_base_patch32_clip_224.openai@") for name in paper)
 
 
-def test_the_command_prints_each_phase_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_each_phase_and_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = str(ROOT / "studies/smoke.yaml")
     assert main(["plan", study, "--gpu-tflops", "10", "--utilisation", "0.5", "--gpus", "4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -203,8 +232,10 @@ def test_the_command_prints_each_phase_and_json(capsys: pytest.CaptureFixture[st
     assert phases["attack"]["hours"] == pytest.approx(phases["attack"]["seconds"] / 4 / 3600)
     assert phases["attack"]["most_flops"] > phases["attack"]["flops"]
 
-    assert main(["plan", study, "--gpu-tflops", "10"]) == 0
+    monkeypatch.setattr(speeds, "SECONDS", 0.01)
+    assert main(["plan", study]) == 0
     said = capsys.readouterr().out
+    assert "measured here" in said
     assert all(re.search(rf"^{phase} +\d", said, re.MULTILINE) for phase in phases)
     assert "downloads: none" in said
 

@@ -34,13 +34,11 @@ class Network(NamedTuple):
             multiplication and an addition are two. Matrix products and convolutions alone, as everywhere.
         shapes: tensor's name → shape.
         features: that it gives.
-        activations: bytes that the forward pass of an image leaves for the backward pass, about.
     """
 
     flops: Work
     shapes: dict[str, tuple[int, ...]]
     features: int
-    activations: int
 
     @property
     def entries(self) -> int:
@@ -58,23 +56,13 @@ def network(backbone: Mapping[str, Any], shape: tuple[int, int, int]) -> Network
         encoder = build_encoder(backbone)
         model = nn.Sequential(Normalise.of(backbone), encoder).eval()
         image = torch.zeros(1, *shape)
-    kept = 0
-
-    def keep(module: nn.Module, given: Any, made: Any) -> None:
-        nonlocal kept
-        kept += made.numel() * made.element_size() if isinstance(made, torch.Tensor) else 0
-
-    hooks = [m.register_forward_hook(keep) for m in model.modules() if not list(m.children())]
-    model.requires_grad_(False)
-    forward = _counted(model, image)
-    for hook in hooks:
-        hook.remove()
+    forward = _counted(model.requires_grad_(False), image)
     pixels = _counted(model, image.clone().requires_grad_()) - forward
     # A layer's gradients by what it takes in and by its weights cost a forward pass each; of depthwise convolutions
     # torch counts the latter as if they were full ones.
     weights = min(_counted(model.requires_grad_(True), image) - forward, pixels + forward)
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    return Network(Work(forward, pixels, weights), shapes, features_of(encoder), kept)
+    return Network(Work(forward, pixels, weights), shapes, features_of(encoder))
 
 
 def _counted(model: nn.Module, image: torch.Tensor) -> int:
