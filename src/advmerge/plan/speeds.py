@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from advmerge.models import Normalise, build_encoder, device
+from advmerge.hardware import choose
+from advmerge.models import Normalise, build_encoder
 from advmerge.plan.networks import Network, Work
 from advmerge.study import Study
 
@@ -48,8 +49,8 @@ def stated(tflops: float, utilisation: float) -> Work:
 
 
 def measured(study: Study, network: Network) -> Work:
-    """FLOP/s of the study's own backbone on this job's device: seconds, in batches of the study or of what takes one."""
-    place = device()
+    """FLOP/s of the study's own backbone on the device that it asks for: seconds, in batches of the study or of what takes one."""
+    place = choose(study.hardware.device)
     backbone = study.backbone.model_dump()
     model = nn.Sequential(Normalise.of(backbone), build_encoder(backbone)).eval().to(place)
     shape = study.data_slice(next(iter(study.tasks)))["shape"]
