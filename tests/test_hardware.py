@@ -289,9 +289,9 @@ def test_what_torch_cannot_repeat_or_hold_is_one_sentence(capsys: pytest.Capture
 
 def test_art_takes_a_device_that_it_has_no_word_for(normalise: Normalise) -> None:
     """As Apple's; here the one without memory."""
-    classifier = art_classifier(Classifier(fresh(), head(), normalise), (1, 8, 8), 3, "meta")
-    assert classifier.device.type == "meta"
-    assert {tensor.device.type for tensor in classifier.model.state_dict().values()} == {"meta"}
+    model = Classifier(fresh(), head(), normalise)
+    assert art_classifier(model, (1, 8, 8), 3, "meta").device.type == "meta"
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
 
 
 def test_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:

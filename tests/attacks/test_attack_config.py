@@ -236,11 +236,6 @@ def test_ours_refuse_a_classifier_whose_preprocessing_they_would_skip() -> None:
             resolve("BatchedDeepFool")(PyTorchClassifier(**common, **other, device_type="cpu"))
 
 
-def test_unknown_device_is_refused() -> None:
-    with pytest.raises(StudyError, match="cpu or cuda, not on 'mps'"):
-        art_classifier(nn.Linear(1, 2), (1,), 2, "mps")
-
-
 def test_the_model_is_frozen_and_evaluating() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(4, 2)).train()
     classifier = art_classifier(model, (1, 2, 2), 2)
