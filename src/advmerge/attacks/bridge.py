@@ -57,7 +57,9 @@ def art_classifier(
         device: any of torch's.
     """
     device = torch.device(device)
-    model.to(device).eval().requires_grad_(False)  # ART sees no module that it could move
+    if next((parameter.device for parameter in model.parameters()), device) != device:
+        model.to(device)  # ART sees no module that it could move; a move to where it is takes as long as any
+    model.eval().requires_grad_(False)
     cuda = device.type == "cuda"
     # ART's "gpu" is the current device, whichever that is.
     with torch.cuda.device(device) if cuda else nullcontext():
