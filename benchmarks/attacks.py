@@ -214,7 +214,7 @@ def main() -> None:
         row("DeepFool-50", "foolbox", every, with_foolbox(foolbox.attacks.L2DeepFoolAttack(steps=50, candidates=10)))
         row("DeepFool-50", "ART", every, through_bridge("DeepFool", max_iter=50, epsilon=0.02))
         few = {"binary_search_steps": 2, "max_iter": 15, "initial_const": 1}
-        row("C&W 2 x 15", "ours", every, through_bridge("BatchedCarliniL2", **few))
+        row("C&W 2 x 15", "ours", every, through_bridge("BatchedCarliniL2", **few, halvings=10))
         carlini = foolbox.attacks.L2CarliniWagnerAttack(2, 15, stepsize=0.05, initial_const=1)
         row("C&W 2 x 15", "foolbox", every, with_foolbox(carlini))
         row("C&W 2 x 15", "ART", every, through_bridge("CarliniL2Method", learning_rate=0.05, **few))

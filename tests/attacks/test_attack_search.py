@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from victims import Victim
 
 from advmerge.attacks.batched_auto_pgd import BatchedAutoPGD
 from advmerge.attacks.batched_carlini_l2 import BatchedCarliniL2
@@ -53,3 +54,19 @@ def test_apgd_halves_its_step_until_it_reaches_the_peak(norm: float) -> None:
     torch.manual_seed(0)
     found = torch.from_numpy(attack.generate(images.numpy(), np.zeros(5, np.int64)))
     assert (found - top).abs().max() < eps / 20
+
+
+def test_halvings_bring_a_long_first_step_back_to_the_boundary(victim: Victim) -> None:
+    few = victim.right(40)
+    options = {"binary_search_steps": 1, "max_iter": 3, "initial_const": 100.0, "learning_rate": 1.0}
+    far = few.attacked("BatchedCarliniL2", **options)
+    near = few.attacked("BatchedCarliniL2", **options, halvings=10)
+    fooled = few.fooled(far)
+    assert fooled.any()
+    assert torch.equal(few.fooled(near), fooled)
+    assert torch.equal(near[~fooled], far[~fooled])
+    lengths = [(x - few.images)[fooled].flatten(1).norm(dim=1) for x in (far, near)]
+    assert (lengths[1] <= lengths[0]).all()
+    assert lengths[1].median() < 0.5 * lengths[0].median()
+    step = (far - few.images) / 2**10  # the last half: a little nearer, and it does not fool
+    assert not few.fooled(near - 1.01 * step)[fooled].any()
