@@ -18,6 +18,7 @@ from advmerge import plan
 from advmerge.artifacts import load_tensors
 from advmerge.attacks.bridge import craft
 from advmerge.attacks.counting import Counted, count
+from advmerge.jobs.session import set_up_jobs
 from advmerge.models import answering, to_unit
 from advmerge.plan.speeds import measured
 from advmerge.plan.totals import PHASES, seconds
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path())
     parser.add_argument("--passes", type=int, metavar="N")
     args = parser.parse_args()
+    set_up_jobs()  # before timm is imported, which reads it then
     study = load(args.study)
     networks = plan.networks(study)
     jobs = plan.jobs(study, networks)

@@ -16,6 +16,7 @@ from advmerge.attacks.bridge import craft
 from advmerge.attacks.counting import Counted, count
 from advmerge.cli import main
 from advmerge.errors import StudyError
+from advmerge.jobs import session
 from advmerge.merging import surgery
 from advmerge.merging.engine import adapt
 from advmerge.models import Classifier, Head, Normalise, build_encoder
@@ -221,6 +222,7 @@ def test_downloads_are_the_studys_own(smoke: Study) -> None:
 def test_the_command_prints_each_phase_and_json(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(session, "set_up_jobs", lambda: None)  # of this process, in which other tests run
     study = str(ROOT / "studies/smoke.yaml")
     assert main(["plan", study, "--gpu-tflops", "10", "--utilisation", "0.5", "--gpus", "4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -233,11 +235,13 @@ def test_the_command_prints_each_phase_and_json(
     assert phases["attack"]["most_flops"] > phases["attack"]["flops"]
 
     monkeypatch.setattr(speeds, "SECONDS", 0.01)
+    threads = torch.get_num_threads()
     assert main(["plan", study]) == 0
     said = capsys.readouterr().out
     assert "measured here" in said
     assert all(re.search(rf"^{phase} +\d", said, re.MULTILINE) for phase in phases)
     assert "downloads: none" in said
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("wrong", [["--gpu-tflops", "0"], ["--gpus", "-1"], ["--disk-mb-s", "nan"]])

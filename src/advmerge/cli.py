@@ -148,6 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name in ("gpu_tflops", "utilisation", "gpus", "disk_mb_s"):
                 if (value := getattr(args, name)) is not None and not value > 0:
                     raise StudyError(f"--{name.replace('_', '-')}: {value:g} is not above 0")
+            from advmerge.jobs.session import set_up_jobs
+
+            set_up_jobs()  # before timm and torch are imported, which read it then
             from advmerge.plan import report
 
             print(report(args.study, args.gpu_tflops, args.utilisation, args.gpus, args.disk_mb_s, as_json=args.json))

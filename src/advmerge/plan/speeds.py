@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -48,6 +49,18 @@ def stated(tflops: float, utilisation: float) -> Work:
     return Work(*[tflops * 1e12 * utilisation] * 3)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As jobs have it; two that wait for each other on a busy machine say nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def measured(study: Study, network: Network) -> Work:
     """FLOP/s of the study's own backbone on the device that it asks for: seconds, in batches of the study or of what takes one."""
     place = choose(study.hardware.device)
