@@ -103,7 +103,7 @@ def test_a_study_on_slurm_is_the_local_study(slurm: dict[str, str], trees: tuple
             (planned,) = (remote.path / ".snakemake/advmerge").glob("asked-*")
             wanted = json.loads(planned.read_text())["attack"]
             assert f"TimeLimit=00:{wanted['runtime']}:00" in request
-            assert f"mem={wanted['mem_mb']}M" in request
+            assert f"MinMemoryNode={wanted['mem_mb']}M" in request, request
             asked("scancel", "--signal=KILL", "--full", attack)
             assert run.wait(200) == 0, log.read_text()[-3000:]
         finally:
