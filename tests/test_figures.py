@@ -18,7 +18,7 @@ import torch
 from matplotlib.text import Text
 from seaborn.utils import relative_luminance
 
-from advmerge import artifacts, comparison, figures, figures_heatmap, statistics
+from advmerge import artifacts, comparison, figures, figures_heatmap, figures_ranks, statistics
 from advmerge.errors import StudyError
 from test_statistics import ENVIRONMENT, ROOT, SCRIPTS, TASKS, synthetic
 
@@ -282,19 +282,19 @@ def ranked(mean_rank, **constant):
 def test_critical_distance_joins_what_the_literature_joins():
     """Demšar's example (2006, fig. 1): C4.5+m+cf and C4.5+m differ from C4.5 … here by its ranks and distance."""
     example_ranks = {"C4.5+m+cf": 1.964, "C4.5+m": 2.0, "C4.5+cf": 2.893, "C4.5": 3.143}
-    assert figures.alike(list(example_ranks.values()), 1.25) == [(1.964, 3.143)]
-    assert figures.alike(list(example_ranks.values()), 1.15) == [(1.964, 2.893), (2.0, 3.143)]
-    assert figures.alike([1, 2, 3], 0.5) == []
-    assert figures.alike([1, 1, 3], 0.5) == []
-    assert figures.alike([1, 1.2, 3, 3.1], 0.5) == [(1, 1.2), (3, 3.1)]
-    figure = figures.critical_distance(ranked(example_ranks, critical_distance=1.15), ORDER)
+    assert figures_ranks.alike(list(example_ranks.values()), 1.25) == [(1.964, 3.143)]
+    assert figures_ranks.alike(list(example_ranks.values()), 1.15) == [(1.964, 2.893), (2.0, 3.143)]
+    assert figures_ranks.alike([1, 2, 3], 0.5) == []
+    assert figures_ranks.alike([1, 1, 3], 0.5) == []
+    assert figures_ranks.alike([1, 1.2, 3, 3.1], 0.5) == [(1, 1.2), (3, 3.1)]
+    figure = figures_ranks.critical_distance(ranked(example_ranks, critical_distance=1.15), ORDER)
     thick = [line.get_xdata() for line in figure.axes[0].lines if line.get_linewidth() > 2]
     assert [(round(low + 0.04, 3), round(high - 0.04, 3)) for low, high in thick] == [(1.964, 2.893), (2.0, 3.143)]
     said = texts(figure)
     assert "C4.5+m+cf  1.96" in said and "3.14  C4.5" in said
     assert " critical distance 1.15" in said
     assert "power for two targets 1 sd apart: 50 %; 80 % from 1.5 sd" in said
-    unknown = figures.critical_distance(ranked(example_ranks, detectable=math.nan), ORDER)
+    unknown = figures_ranks.critical_distance(ranked(example_ranks, detectable=math.nan), ORDER)
     assert any(text.endswith("80 % from over 6 sd") for text in texts(unknown))
 
 

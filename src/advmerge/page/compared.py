@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from advmerge import comparison, figures
+from advmerge import comparison, figures, figures_ranks
 from advmerge.page.words import known, plain, probability
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def ranking(tables: Mapping[str, pandas.DataFrame], order: figures.Order) -> lis
                     "ranks": [round(rank, 4) for rank in mean],
                     "cliques": [
                         [mean.index(low), len(mean) - 1 - mean[::-1].index(high)]
-                        for low, high in figures.alike(mean, float(first["critical_distance"]))
+                        for low, high in figures_ranks.alike(mean, float(first["critical_distance"]))
                     ],
                 }
             )
