@@ -203,10 +203,24 @@ def largest(outcomes: pandas.DataFrame) -> float:
     return levels[-1] if len(levels) == 1 or not math.isnan(levels[-1]) else levels[-2]
 
 
-def _legend(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
-    """Above the panels; in a figure of one column a line an entry or two."""
-    columns = columns if figure.get_figwidth() > COLUMN else 2 if len(handles) == 2 else 1
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, handletextpad=0.5)
+def _legend(figure: Figure, handles: Sequence[Any], columns: int = 4, below: bool = False, **options: Any) -> None:
+    """Above the panels (or below), in no more columns than fit; the figure grows where that takes many lines.
+
+    In a figure of one column a line an entry or two.
+    """
+    wide = figure.get_figwidth() > COLUMN
+    columns = columns if wide else 2 if len(handles) == 2 else 1
+    style: dict[str, Any] = {"frameon": False, "handletextpad": 0.5, **options}
+    style["loc"] = "outside lower center" if below else "outside upper center"
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    while True:
+        legend = figure.legend(handles=handles, ncols=columns, **style)
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            break
+        legend.remove()
+        columns -= 1
+    more = -(-len(handles) // columns) - (2 if wide else 5)  # lines that the figure's height has no room for
+    figure.set_figheight(figure.get_figheight() + 0.14 * max(0, more))
 
 
 def _handle(label: str, **mark: Any) -> Any:

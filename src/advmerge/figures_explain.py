@@ -5,6 +5,7 @@ Like :mod:`advmerge.figures`, whose style and file formats they share: tables in
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -154,22 +155,36 @@ def surgery_dose(rows: pandas.DataFrame, examples: str, order: figures.Order) ->
         targets = figures.Order.among(rows["target"], order.targets)
         surrogates = figures.Order.among(rows["surrogate"], order.surrogates)
         marks = figures._marks(surrogates)
-        figure = figures._figure(max(figures.WIDTH / 2, min(figures.WIDTH, 0.6 + 1.75 * len(targets))), 4.6)
-        axes = figure.subplots(3, len(targets), sharex=True, sharey="row", squeeze=False, height_ratios=[1, 1, 1.4])
-        for column, target in enumerate(targets):
+        across, blocks = min(4, len(targets)), -(-len(targets) // 4)
+        figure = figures._figure(max(figures.WIDTH / 2, min(figures.WIDTH, 0.6 + 1.75 * across)), 4.6 * blocks)
+        heights = [1, 1, 1.4] * blocks
+        axes = figure.subplots(3 * blocks, across, sharex=True, sharey="row", squeeze=False, height_ratios=heights)
+        for k in range(3, 3 * blocks):
+            axes[k, 0].sharey(axes[k % 3, 0])
+        for ax in axes[-3:, len(targets) - across * (blocks - 1) :].flat:
+            ax.set_axis_off()
+        titles = []
+        for k, target in enumerate(targets):
             part = rows[rows["target"] == target]
-            bias, accuracy, transfer = axes[:, column]
+            block, column = divmod(k, across)
+            panels = bias, accuracy, transfer = axes[3 * block : 3 * block + 3, column]
             _curve(bias, part, "dose", "representation_bias")
             _curve(accuracy, part, "dose", "accuracy", 100)
             _transfer(transfer, part, "dose", marks)
-            bias.set_title(order.label(target))
-            for ax in axes[:, column]:
+            titles.append(bias.set_title(order.label(target)))
+            for ax in panels:
                 ax.spines[["top", "right"]].set_visible(False)
+            transfer.tick_params(labelbottom=True)
         axes[0, 0].set_ylim(0, 1.1 * rows["representation_bias"].max())
-        axes[0, 0].set_ylabel("representation\nbias (L1)")
-        axes[1, 0].set_ylabel("clean accuracy (%)")
-        axes[2, 0].set_ylabel(f"transfer ASR (%)\n{examples}")
+        for bias, accuracy, transfer in axes[:, 0].reshape(-1, 3):
+            bias.set_ylabel("representation\nbias (L1)")
+            accuracy.set_ylabel("clean accuracy (%)")
+            transfer.set_ylabel(f"transfer ASR (%)\n{examples}")
         figure.supxlabel("share of surgery's correction", fontsize=7)
+        room = (figure.bbox.width - 0.6 * figure.dpi) / across
+        if any(title.get_window_extent().width > room for title in titles):
+            for title in titles:
+                title.set_text(textwrap.fill(title.get_text(), 20))
         handles = [figures._handle(f"crafted on {order.label(name)}", **marks[name]) for name in surrogates]
         figures._legend(figure, handles)
     return figure

@@ -1,0 +1,90 @@
+"""Figures of a study as broad as studies/full.yaml: they keep a page's width, and no text runs into another."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from advmerge import figures, figures_explain, figures_ranks
+from test_statistics import ROOT
+
+FULL = yaml.safe_load((ROOT / "studies/full.yaml").read_text(encoding="utf-8"))
+TARGETS = [*FULL["merging"], "multitask"]
+SURROGATES, ATTACKS = list(FULL["surrogates"]), list(FULL["attacks"])
+ORDER = figures.Order(list(FULL["tasks"]), TARGETS, SURROGATES, ATTACKS, FULL["labels"])
+SURGERY = [name for name in TARGETS if "surgery" in name]
+
+
+def table(**axes) -> pd.DataFrame:
+    """A row for each of the product of the axes, with a random ``value`` in [0.1, 0.9)."""
+    rows = pd.MultiIndex.from_product(axes.values(), names=axes).to_frame(index=False)
+    return rows.assign(value=np.random.default_rng(0).uniform(0.1, 0.9, len(rows)))
+
+
+def apart(texts) -> bool:
+    boxes = [text.get_window_extent() for text in texts if text.get_text() and text.get_visible()]
+    assert len(boxes) > 1
+    return not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+def inside(figure, artist) -> bool:
+    box = artist.get_window_extent()
+    return box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
+
+
+def dose(targets) -> pd.DataFrame:
+    rows = table(target=targets, surrogate=SURROGATES, dose=[0, 0.5, 1])
+    value = rows["value"]
+    return rows.assign(representation_bias=value, accuracy=value, transfer_asr=value, low=value - 0.1, high=value + 0.1)
+
+
+def test_the_study_is_as_broad_as_these_tests_say() -> None:
+    assert (len(TARGETS), len(SURROGATES), len(ATTACKS), len(SURGERY)) == (37, 10, 23, 8)
+
+
+def test_a_legend_of_many_entries_lies_inside_its_figure() -> None:
+    figure = figures_explain.surgery_dose(dose(SURGERY[:2]), "PGD", ORDER)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == len(SURROGATES)
+    assert inside(figure, legend)
+    assert apart(legend.get_texts())
+
+
+@pytest.mark.parametrize(("models", "shape"), [(8, (6, 4)), (5, (6, 4)), (4, (3, 4))])
+def test_panels_of_surgery_have_titles_apart(models, shape) -> None:
+    figure = figures_explain.surgery_dose(dose(SURGERY[-models:]), "PGD", ORDER)
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_gridspec().get_geometry() == shape
+    titles = [ax.title for ax in figure.axes if ax.get_title()]
+    assert [title.get_text().replace("\n", " ") for title in titles] == [ORDER.label(t) for t in SURGERY[-models:]]
+    assert apart(titles)
+    assert all(inside(figure, title) for title in titles)
+    shown = [ax for ax in figure.axes if ax.axison]
+    assert len(shown) == 3 * models
+    for kind in range(3):  # one scale for all models
+        rows = [ax for ax in shown if ax.get_subplotspec().rowspan.start % 3 == kind]
+        assert len({ax.get_ylim() for ax in rows}) == 1
+
+
+@pytest.mark.parametrize(("targets", "shown"), [(37, [1, *range(5, 36, 5)]), (12, [*range(1, 13)])])
+def test_ranks_of_two_digits_are_apart(targets, shown) -> None:
+    names = TARGETS[:targets]
+    ranks = pd.DataFrame({"target": names, "mean_rank": np.linspace(1, targets, targets)})
+    facts = {"surrogate": "pretrained", "critical_distance": 3.0, "power": 0.5, "detectable": 1.5}
+    both = pd.concat([ranks.assign(unit=unit, blocks=n, **facts) for unit, n in (("task", 1), ("cell", 40))])
+    figure = figures_ranks.critical_distance(both, ORDER)
+    figure.draw_without_rendering()
+    assert [ax.get_title("left") for ax in figure.axes] == [
+        "crafted on Pretrained, 1 task",
+        "crafted on Pretrained, 40 cells",
+    ]
+    for ax in figure.axes:
+        ticks = [text for text in ax.texts if text.get_text().isdecimal()]
+        assert [int(text.get_text()) for text in ticks] == shown
+        assert apart(ax.texts)
+        assert all(inside(figure, text) for text in ax.texts)
