@@ -88,3 +88,32 @@ def test_ranks_of_two_digits_are_apart(targets, shown) -> None:
         assert [int(text.get_text()) for text in ticks] == shown
         assert apart(ax.texts)
         assert all(inside(figure, text) for text in ax.texts)
+
+
+def ratios(levels) -> pd.DataFrame:
+    rows = table(surrogate=SURROGATES, target=TARGETS, eps=levels)
+    rows = rows.rename(columns={"value": "relative"}).assign(transfer_asr=0.7 * rows["value"])
+    for prefix, value in (("", rows["relative"]), ("transfer_", rows["transfer_asr"])):
+        rows = rows.assign(**{f"{prefix}low": value - 0.02, f"{prefix}high": value + 0.02})
+    return rows
+
+
+@pytest.mark.parametrize(("width", "levels"), [(figures.WIDTH, [4 / 255, 8 / 255]), (figures.COLUMN, [8 / 255])])
+def test_rows_of_many_targets_are_thin_and_their_names_apart(width, levels) -> None:
+    ratio = ratios(levels)
+    by_seed = ratio.rename(columns={"target": "model", "relative": "value"}).assign(quantity="relative")
+    by_seed = pd.concat([by_seed.assign(seed=seed) for seed in (0, 1)])
+    white = ratio[ratio["surrogate"] == "pretrained"].assign(surrogate=lambda rows: rows["target"])
+    figure = figures.relative_transfer(pd.concat([ratio, white]), ratio, ORDER, by_seed, width)
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() == width
+    assert figure.get_figheight() <= 20
+    assert inside(figure, figure.legends[0])
+    assert len(figure.legends[0].get_texts()) == len(SURROGATES) + 3
+    for ax in (figure.axes[0], figure.axes[len(levels)]):
+        names = ax.get_yticklabels()
+        assert [name.get_text() for name in names] == [ORDER.label(target) for target in TARGETS]
+        assert min(name.get_fontsize() for name in names) >= 5
+        assert apart(names)
+    heights = {round(float(y), 6) for bar in figure.axes[0].containers for y in bar.lines[0].get_ydata()}
+    assert len(heights) == len(TARGETS) * len(SURROGATES) - 1  # no two dots on one line; one target is a surrogate

@@ -37,6 +37,10 @@ COLUMN = 3.3
 """Width of the figures named …_column in inches: one column of a page, with the same fonts."""
 
 
+TALLEST = 16.8
+"""Height in inches of all rows of a figure: of many targets they are thinner, and with the legend it stays under 20."""
+
+
 @dataclass(frozen=True)
 class Order:
     """In which order the study's names appear and how they are written. Unlisted names come last, sorted.
@@ -250,6 +254,8 @@ def relative_transfer(
         marks = _marks(surrogates)
         levels = budgets(ratio["eps"])
         row = max(0.26, 0.09 * len(surrogates))  # inches: each surrogate's dot apart from the next
+        thin = min(1, TALLEST / 2 / (row * len(targets)))
+        row, size = thin * row, max(0.65, thin)  # of the marks
         figure = _figure(width, (1.2 if width > COLUMN else 1.6) + 2 * (row * len(targets) + 0.15))
         axes = figure.subplots(2, len(levels), sharex="row", sharey=True, squeeze=False)
         height = {target: k for k, target in enumerate(targets)}
@@ -266,14 +272,14 @@ def relative_transfer(
             for name in surrogates:
                 part = ratio[(ratio["surrogate"] == name) & _at(ratio["eps"], eps)]
                 y = row_of(part) + offset[name]
-                _dots(upper, part["relative"], y, (part["low"], part["high"]), **marks[name])
+                _dots(upper, part["relative"], y, (part["low"], part["high"]), size, **marks[name])
                 ends = (part["transfer_low"], part["transfer_high"])
-                _dots(lower, part["transfer_asr"], y, ends, percent=True, **marks[name])
+                _dots(lower, part["transfer_asr"], y, ends, size, percent=True, **marks[name])
                 for ax, quantity, scale in ((upper, "relative", 1), (lower, "transfer_asr", 100)):
                     each = by_seed[(by_seed["quantity"] == quantity) & (by_seed["surrogate"] == name)]
                     each = each[_at(each["eps"], eps) & (each["target"] != name)]
                     y = row_of(each) + offset[name]
-                    ax.plot(scale * each["value"], y, "|", color=marks[name]["color"], markersize=5, alpha=0.8)
+                    ax.plot(scale * each["value"], y, "|", color=marks[name]["color"], markersize=5 * size, alpha=0.8)
                 quiet = noise[(noise["surrogate"] == name) & _at(noise["eps"], eps)]
                 y = row_of(quiet) + offset[name]
                 lower.plot(
@@ -282,8 +288,8 @@ def relative_transfer(
                     linestyle="none",
                     color=marks[name]["color"],
                     marker="x",
-                    markersize=3.5,
-                    markeredgewidth=1,
+                    markersize=3.5 * size,
+                    markeredgewidth=size,
                 )
             strong = white[_at(white["eps"], eps) & white["target"].isin(targets)]
             lower.plot(
@@ -292,7 +298,7 @@ def relative_transfer(
                 linestyle="none",
                 color="0.25",
                 marker="|",
-                markersize=11,
+                markersize=min(11, 72 * row),
                 markeredgewidth=1.4,
             )
             for ax in (upper, lower):
@@ -321,7 +327,7 @@ def relative_transfer(
 
 
 def _dots(
-    ax: Axes, x: pandas.Series, y: pandas.Series, ends: tuple[pandas.Series, pandas.Series],
+    ax: Axes, x: pandas.Series, y: pandas.Series, ends: tuple[pandas.Series, pandas.Series], size: float,
     percent: bool = False, **mark: Any,
 ) -> None:  # fmt: skip
     """Dots with horizontal intervals; rows without a value are not drawn."""
@@ -329,7 +335,13 @@ def _dots(
     seen = x.notna() & ends[0].notna()
     x, y, low, high = (scale * x[seen], y[seen], scale * ends[0][seen], scale * ends[1][seen])
     errors = [(x - low).clip(lower=0), (high - x).clip(lower=0)]
-    ax.errorbar(x, y, xerr=errors, linestyle="none", markersize=3.6, elinewidth=1.1, markeredgewidth=0, **mark)
+    style: dict[str, Any] = {
+        "linestyle": "none",
+        "markersize": 3.6 * size,
+        "elinewidth": 1.1 * size,
+        "markeredgewidth": 0,
+    }
+    ax.errorbar(x, y, xerr=errors, **style, **mark)
 
 
 def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: Order, width: float = WIDTH) -> Figure:
