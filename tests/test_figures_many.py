@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from advmerge import figures, figures_explain, figures_ranks
+from advmerge import figures, figures_explain, figures_heatmap, figures_ranks
 from test_statistics import ROOT
 
 FULL = yaml.safe_load((ROOT / "studies/full.yaml").read_text(encoding="utf-8"))
@@ -117,3 +117,31 @@ def test_rows_of_many_targets_are_thin_and_their_names_apart(width, levels) -> N
         assert apart(names)
     heights = {round(float(y), 6) for bar in figure.axes[0].containers for y in bar.lines[0].get_ydata()}
     assert len(heights) == len(TARGETS) * len(SURROGATES) - 1  # no two dots on one line; one target is a surrogate
+
+
+def test_a_heatmap_of_many_attacks_is_as_wide_as_a_page_and_its_numbers_are_apart() -> None:
+    budgeted = [name for name in ATTACKS if isinstance(FULL["attacks"][name].get("eps"), list)]
+    others = [name for name in ATTACKS if name not in (*budgeted, "pgd_l2")]
+    axes = {"task": list(FULL["tasks"]), "surrogate": ["pretrained"], "target": TARGETS[:2]}
+    parts = [table(**axes, attack=budgeted, eps=[4 / 255, 8 / 255]), table(**axes, attack=["pgd_l2"], eps=[0.5])]
+    parts.append(table(**axes, attack=others, eps=[np.nan]))
+    cells = pd.concat(parts).assign(transfer_asr=1.0, n=30, target_accuracy=0.8)  # 100: the widest of numbers
+    cells["n"] = np.where(cells["value"] < 0.5, figures_heatmap.FEW - 1, cells["n"])
+    pooled = cells[cells["task"] == "mnist"].drop(columns="task")
+    figure = figures_heatmap.heatmap(cells, pooled, "pretrained", ORDER)
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() == figures.WIDTH
+    panels = [ax for ax in figure.axes if ax.get_title("left")]
+    assert len(panels) == 2
+    for ax in panels:
+        assert apart([text for text in ax.texts if text.get_text() != "*"])
+        assert min(text.get_fontsize() for text in ax.texts) >= 5
+        assert all(inside(figure, text) for text in ax.texts)
+        headings = [text for text in ax.texts if text.get_position()[1] < 0]
+        assert len(headings) == 6
+        assert all(text.get_window_extent().y1 < ax._right_title.get_window_extent().y0 for text in headings)
+    stars = sum(text.get_text() == "*" for ax in panels for text in ax.texts)
+    assert stars == (cells["n"] < figures_heatmap.FEW).sum() + (pooled["n"] < figures_heatmap.FEW).sum() > 0
+    names = panels[-1].get_xticklabels()
+    assert len(names) == 2 * len(budgeted) + 1 + len(others)
+    assert apart(names)

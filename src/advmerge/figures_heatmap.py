@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 FEW = 20
 """A rate from fewer images than this is marked with a star in the heatmaps."""
 
+CELL, NARROW = 0.2, 0.142
+"""Width of a cell in inches, and the least: as wide as the digits of 100 % in 5 pt, with a star above, not beside."""
+
 
 def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, order: figures.Order) -> Figure:
     """Transfer ASR of one surrogate's examples in percent: a panel a target, task × (budget, attack).
@@ -41,7 +44,9 @@ def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, o
         groups = _column_groups(cells, order)
         columns = sum(len(attacks) for _, _, attacks in groups)
         heading = 1.95 + 0.05 * max(len(order.label(target)) for target in targets)  # a name and its note
-        panel = max(heading, 0.2 * columns + 0.85), 0.15 * (len(tasks) + 1) + 0.46
+        cell = max(NARROW, min(CELL, (figures.WIDTH - 0.85) / columns))  # narrow if even one panel were too wide
+        narrow = cell < CELL
+        panel = max(heading, cell * columns + 0.85), 0.15 * (len(tasks) + 1) + 0.46 + 0.1 * narrow
         across, down, width, height = _page(len(targets), *panel)
         figure = figures._figure(width, height + 0.9)
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.05, wspace=0.04)
@@ -54,24 +59,25 @@ def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, o
                 continue
             rows = [part[part["target"] == targets[k]] for part in (cells, everywhere)]
             ticks, names, left = [], [], 0.0
-            for title, eps, attacks in groups:
+            for group, (title, eps, attacks) in enumerate(groups):
                 for part, row_names, top in ((rows[0], tasks, 0.0), (rows[1], [""], len(tasks) + 0.25)):
                     chosen = part[figures._at(part["eps"], eps)].set_index(["task", "attack"])
                     grid = chosen.reindex([(task, attack) for task in row_names for attack in attacks])
                     shape = (len(row_names), len(attacks))
                     rate = grid["transfer_asr"].to_numpy().reshape(shape)
                     n = grid["n"].fillna(0).to_numpy().reshape(shape)
-                    _block(ax, rate, n, left, top, colours)
-                ax.text(left + len(attacks) / 2, -0.2, title, ha="center", va="bottom", fontsize=6)
+                    _block(ax, rate, n, left, top, colours, narrow)
+                above = 0.2 + 0.7 * (narrow and group % 2)  # on two lines in turn: headings are wider than narrow cells
+                ax.text(left + len(attacks) / 2, -above, title, ha="center", va="bottom", fontsize=6)
                 ticks += [left + j + 0.5 for j in range(len(attacks))]
                 names += [order.label(attack) for attack in attacks]
                 left += len(attacks) + 0.3
             ax.set(xlim=(0, left - 0.3), ylim=(len(tasks) + 1.25, 0))
-            ax.set_title(order.label(targets[k]), fontweight="bold", pad=13, loc="left")
+            ax.set_title(order.label(targets[k]), fontweight="bold", pad=13 + 7 * narrow, loc="left")
             few, many = rows[0]["n"].min(), rows[0]["n"].max()
             clean = 100 * rows[1]["target_accuracy"].mean()
             note = f"accuracy {clean:.0f} %, n = {few}" + f"–{many}" * bool(many > few)
-            ax.set_title(note, fontsize=6, color="0.3", pad=13, loc="right")
+            ax.set_title(note, fontsize=6, color="0.3", pad=13 + 7 * narrow, loc="right")
             last = k + across >= len(targets)
             ax.set_xticks(ticks, names if last else [], rotation=90)
             for name in ax.get_xticklabels():
@@ -116,7 +122,9 @@ def _column_groups(cells: pandas.DataFrame, order: figures.Order) -> list[tuple[
     return [group for group in groups if group[2]]
 
 
-def _block(ax: Axes, rate: numpy.ndarray, n: numpy.ndarray, left: float, top: float, colours: Any) -> None:
+def _block(
+    ax: Axes, rate: numpy.ndarray, n: numpy.ndarray, left: float, top: float, colours: Any, narrow: bool
+) -> None:
     """Annotated cells of size 1 whose upper left corner is (left, top)."""
     import numpy as np
     from seaborn.utils import relative_luminance
@@ -134,8 +142,12 @@ def _block(ax: Axes, rate: numpy.ndarray, n: numpy.ndarray, left: float, top: fl
     )
     for i, j in np.ndindex(down, across):
         empty = n[i, j] == 0
-        text = "–" if empty else f"{100 * rate[i, j]:.0f}" + "*" * bool(n[i, j] < FEW)
+        few = not empty and n[i, j] < FEW
+        text = "–" if empty else f"{100 * rate[i, j]:.0f}" + "*" * bool(few and not narrow)
         dark = not empty and relative_luminance(colours(rate[i, j])) < 0.18  # white then has the higher contrast
-        mark = ax.text(left + j + 0.5, top + i + 0.53, text, ha="center", va="center", fontsize=5.5)
-        mark.set_color("white" if dark else "black")
-        mark.set_in_layout(False)  # inside its cell by construction: a thousand boxes less to measure
+        marks = [ax.text(left + j + 0.5, top + i + 0.53, text, ha="center", va="center", fontsize=5 if narrow else 5.5)]
+        if few and narrow:  # above the digits: beside them is no room
+            marks.append(ax.text(left + j + 0.95, top + i + 0.03, "*", ha="right", va="top", fontsize=5))
+        for mark in marks:
+            mark.set_color("white" if dark else "black")
+            mark.set_in_layout(False)  # inside its cell by construction: a thousand boxes less to measure
