@@ -145,3 +145,40 @@ def test_a_heatmap_of_many_attacks_is_as_wide_as_a_page_and_its_numbers_are_apar
     names = panels[-1].get_xticklabels()
     assert len(names) == 2 * len(budgeted) + 1 + len(others)
     assert apart(names)
+
+
+@pytest.mark.parametrize(("width", "levels"), [(figures.WIDTH, [4 / 255, 8 / 255, np.nan]), (figures.COLUMN, [0.1])])
+def test_many_points_have_numbers_apart_and_a_key(width, levels) -> None:
+    rates = table(model=TARGETS).rename(columns={"value": "accuracy"})
+    models = rates.assign(split="test", tasks=7, low=rates["accuracy"] - 0.01, high=rates["accuracy"] + 0.01)
+    figure = figures.accuracy_transfer(ratios(levels), models, ORDER, width)
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() == width
+    key, legend = sorted(figure.legends, key=lambda legend: legend.get_window_extent().y0)
+    assert [text.get_text() for text in key.get_texts()] == [
+        f"{k + 1}  {ORDER.label(t)}" for k, t in enumerate(TARGETS)
+    ]
+    assert len(legend.get_texts()) == len(SURROGATES)
+    panels = [ax for ax in figure.axes if ax.axison]
+    assert len(panels) == len(levels)
+    by_accuracy = [str(k + 1) for k in np.argsort(rates["accuracy"], kind="stable")]
+    for ax in panels:
+        numbers = sorted(ax.texts, key=lambda text: text.get_position()[0])
+        assert [text.get_text() for text in numbers] == by_accuracy
+        assert apart([*ax.texts, ax.title])
+        assert all(inside(figure, text) for text in ax.texts)
+        box = ax.get_window_extent()
+        assert all(text.get_window_extent().y0 > box.y1 for text in ax.texts)
+        assert box.height > 1.5 * figure.dpi
+        leaders = [line.get_xydata() for line in ax.lines if line.get_linewidth() == 0.4]
+        ends = sorted(line[-1, 0] for line in leaders)
+        assert ends == pytest.approx(sorted(100 * rates["accuracy"]))
+        for one, other in combinations([ax.transData.transform(line) for line in leaders], 2):
+            left, right = sorted((one, other), key=lambda line: line[0, 0])
+            assert left[0, 0] < right[0, 0] and left[-1, 0] <= right[-1, 0]
+    for texts in (key.get_texts(), legend.get_texts()):
+        assert apart(texts)
+    assert inside(figure, key)
+    assert inside(figure, legend)
+    lowest = min(ax.get_tightbbox().y0 for ax in panels)
+    assert key.get_window_extent().y1 <= lowest

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advmerge import artifacts, comparison, statistics
+from advmerge import artifacts, comparison, figures_labels, statistics
 from advmerge.errors import unknown
 
 if TYPE_CHECKING:
@@ -223,7 +223,8 @@ def _legend(figure: Figure, handles: Sequence[Any], columns: int = 4, below: boo
             break
         legend.remove()
         columns -= 1
-    more = -(-len(handles) // columns) - (2 if wide else 5)  # lines that the figure's height has no room for
+    room = 0 if below else 2 if wide else 5  # lines that the figure's height is enough for
+    more = -(-len(handles) // columns) - room
     figure.set_figheight(figure.get_figheight() + 0.14 * max(0, more))
 
 
@@ -348,7 +349,7 @@ def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: 
     """Mean clean test accuracy against transfer ASR: a point a target and surrogate, a panel a budget.
 
     ``ratio`` is :func:`statistics.relative` by surrogate, eps, target; ``models`` is
-    :func:`statistics.accuracy_by_model`. The points of one target are joined.
+    :func:`statistics.accuracy_by_model`. The points of one target are joined. Many targets have numbers, and a key below.
     """
     ratio = ratio[ratio["surrogate"] != ratio["target"]]
     models = models[models["split"] == "test"].drop(columns=["split", "tasks"])
@@ -363,18 +364,19 @@ def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: 
         levels = budgets(points["eps"])
         across = min(2, len(levels))
         down = -(-len(levels) // across)
-        figure = _figure(width, 0.4 + 2.8 * down)
+        numbered = len(targets) > figures_labels.NAMED
+        figure = _figure(width, 0.4 + 2.8 * down + numbered * (0.3 + 0.6 * down))
         grid = figure.subplots(down, across, sharex=True, squeeze=False)
         for ax in list(grid.flat)[len(levels) :]:
             ax.set_axis_off()
         for ax, eps in zip(grid.flat, levels, strict=False):
             here = points[_at(points["eps"], eps)]
-            ax.set_title("no budget" if math.isnan(eps) else f"ε = {budget(eps)}")
+            ax.set_title("no budget" if math.isnan(eps) else f"ε = {budget(eps)}", pad=40 if numbered else None)
             for name in surrogates:
                 part = here[here["surrogate"] == name]
                 x, y = 100 * part["accuracy"], 100 * part["transfer_asr"]
                 ax.errorbar(
-                    x, y, linestyle="none", markersize=4, elinewidth=0.8, markeredgewidth=0, **marks[name],
+                    x, y, linestyle="none", markersize=2.8 if numbered else 4, elinewidth=0.8, markeredgewidth=0, **marks[name],
                     xerr=[x - 100 * part["accuracy_low"], 100 * part["accuracy_high"] - x],
                     yerr=[(y - 100 * part["transfer_low"]).clip(lower=0),
                           (100 * part["transfer_high"] - y).clip(lower=0)],
@@ -388,73 +390,27 @@ def accuracy_transfer(ratio: pandas.DataFrame, models: pandas.DataFrame, order: 
         left, right = 100 * points["accuracy_low"].min(), 100 * points["accuracy_high"].max()
         margin = 0.12 * (right - left) + 0.5
         grid[0, 0].set_xlim(left - margin, right + margin)
-        figure.supxlabel("clean test accuracy, mean over tasks (%)", fontsize=7)
-        figure.supylabel("transfer ASR (%)", fontsize=7)
+        accuracies = "clean test accuracy, mean over tasks (%)"
+        if numbered:
+            for ax in list(grid.flat)[len(levels) - across : len(levels)]:  # nothing is below these
+                ax.set_xlabel(accuracies)  # the key is where the figure's own label would be
+            for ax in grid[:, 0]:
+                ax.set_ylabel("transfer ASR (%)")
+            key = [_handle(f"{k + 1}  {order.label(name)}") for k, name in enumerate(targets)]
+            _legend(figure, key, below=True, handlelength=0, fontsize=6)
+        else:
+            figure.supxlabel(accuracies, fontsize=7)
+            figure.supylabel("transfer ASR (%)", fontsize=7)
         _legend(figure, [_handle(f"crafted on {order.label(name)}", **marks[name]) for name in surrogates])
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # labels are placed in this very layout
         for ax, eps in zip(grid.flat, levels, strict=False):
             here = points[_at(points["eps"], eps)]
-            names = {target: order.label(target) for target in targets}
-            _label_points(ax, here, names)
+            if numbered:
+                figures_labels.above(ax, here, {target: str(k + 1) for k, target in enumerate(targets)})
+            else:
+                figures_labels.beside(ax, here, {target: order.label(target) for target in targets})
     return figure
-
-
-def _label_points(ax: Axes, points: pandas.DataFrame, names: Mapping[str, str]) -> None:
-    """Name each target beside one of its points; a thin line leads there.
-
-    One after the other, each label goes where it covers the least: labels and dots weigh more than bars, bars more than
-    distance, and its line crosses no label. Nothing is random.
-    """
-    import numpy as np
-
-    renderer = ax.figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    pixel = ax.figure.dpi / 72
-    gap = pixel * np.array([3, 1])  # between words more than between lines
-    frame = ax.get_window_extent(renderer)
-
-    def placed(x: str, y: str) -> numpy.ndarray:
-        return ax.transData.transform(100 * points[[x, y]].to_numpy())
-
-    dots = placed("accuracy", "transfer_asr")
-    bars = [
-        np.hstack([placed("accuracy_low", "transfer_asr"), placed("accuracy_high", "transfer_asr")]),
-        np.hstack([placed("accuracy", "transfer_low"), placed("accuracy", "transfer_high")]),
-    ]
-    owner = points["target"].to_numpy()
-    joins = [
-        np.hstack([dots[owner == name].min(axis=0), dots[owner == name].max(axis=0)]) for name in sorted(set(owner))
-    ]
-    taken = np.vstack([np.hstack([dots - 3 * pixel, dots + 3 * pixel]), *bars, *joins])
-    weight = np.repeat([100.0, 3.0], [len(dots), len(taken) - len(dots)])
-
-    labels = np.empty((0, 4))
-    ways = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    distance = pixel * np.arange(6, 90, 4)
-    for target in [name for name in names if name in set(owner)]:
-        text = ax.text(0, 0, names[target], fontsize=6, color="0.15")
-        extent = text.get_window_extent(renderer)
-        half = np.array([extent.width, extent.height]) / 2
-        around = np.stack([np.cos(ways), np.sin(ways)], axis=1)
-        steps = (around * (distance[:, None, None] + half)).reshape(-1, 2)
-        cost = np.repeat(distance / pixel, len(ways)) / 10
-        anchors = dots[owner == target]
-        centre = (anchors[:, None] + steps).reshape(-1, 2)
-        place = np.hstack([centre - half, centre + half])
-        covers = (place[:, None, :2] < taken[:, 2:] + gap) & (taken[:, :2] < place[:, None, 2:] + gap)
-        outside = (place[:, :2] < frame.min).any(axis=1) | (place[:, 2:] > frame.max).any(axis=1)
-        start = np.repeat(anchors, len(steps), axis=0)
-        end = np.clip(start, place[:, :2], place[:, 2:])
-        ends = np.minimum(start, end)[:, None], np.maximum(start, end)[:, None]
-        crossed = ((ends[0] < labels[:, 2:]) & (labels[:, :2] < ends[1] + 1)).all(axis=2).sum(axis=1)
-        best = np.argmin(np.tile(cost, len(anchors)) + covers.all(axis=2) @ weight + 1000 * outside + 50 * crossed)
-        taken, weight = np.vstack([taken, place[best]]), np.append(weight, 200.0)
-        labels = np.vstack([labels, place[best]])
-        text.set_position(tuple(ax.transData.inverted().transform(place[best, :2])))
-        anchor = anchors[best // len(steps)]
-        nearest = np.clip(anchor, place[best, :2], place[best, 2:])
-        line = ax.transData.inverted().transform([anchor, nearest])
-        ax.plot(*line.T, color="0.55", linewidth=0.4, zorder=1)
 
 
 @dataclass(frozen=True)
