@@ -15,9 +15,9 @@ DOCS = $(RUN) sphinx-build -W --keep-going -q docs site
 study: env
 	$(RUN) snakemake --cores all --resources gpu=2
 
-# Fast ones first; two at a time, since the workflow tests wait as much as they compute.
+# Fast ones first; the workflow tests wait as much as they compute.
 test: check unit
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m workflow -n 2 --dist loadfile
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m workflow -n 3 --dist loadfile
 
 unit: env
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m "not workflow" -n 2 --dist loadfile

@@ -6,6 +6,8 @@ believed.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -46,12 +48,23 @@ def bare(new_tree: Callable[[], Tree]) -> Tree:
 
 @pytest.fixture(scope="session")
 def base(new_tree: Callable[[], Tree], tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """The smoke study as `dvc repro` runs it, pushed and committed. Nothing in it may be changed."""
-    tree = new_tree()
-    tree.run("dvc", "remote", "add", "-q", "--local", "-d", "folder", str(tmp_path_factory.mktemp("remote")))
-    tree.run("dvc", "repro")
-    tree.run("dvc", "push", "-q")
-    tree.commit("first run")
+    """The smoke study as `dvc repro` runs it, pushed and committed. Nothing in it may be changed.
+
+    The first worker that wants it makes it, for all.
+    """
+    ours = tmp_path_factory.getbasetemp()
+    shared = ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours
+    made = shared / "base"
+    with (shared / "base.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if made.exists():
+            return Tree(*map(Path, made.read_text().splitlines()))
+        tree = new_tree()
+        tree.run("dvc", "remote", "add", "-q", "--local", "-d", "folder", str(tmp_path_factory.mktemp("remote")))
+        tree.run("dvc", "repro")
+        tree.run("dvc", "push", "-q")
+        tree.commit("first run")
+        made.write_text(f"{tree.path}\n{tree.home}")
     return tree
 
 
