@@ -30,6 +30,25 @@ EVERY_KIND = """surrogates:
   decoy: {task: {kind: mnist}, finetune: {steps: 20}, attacks: [pgd]}
 """  # in place of PLAIN: what an adversary may hold
 
+# The smoke study's grid, the jobs of its report, and an edit of PGD's steps.
+STEPS = ("max_iter: 5, num_random_init: 1}", "max_iter: 6, num_random_init: 1}")
+TASKS = ("uci_digits", "latin", "texture")
+TARGETS = ("weight_averaging", "task_arithmetic", "task_arithmetic_surgery", "multitask")
+FIGURES = (
+    *("heatmap_pretrained", "heatmap_finetuned", "relative_transfer", "relative_transfer_column"),
+    *("accuracy_transfer", "accuracy_transfer_column", "critical_distance"),
+)
+REPORT = {
+    "tables",
+    "comparison",
+    "claims",
+    "gallery",
+    "explanations",
+    "page",
+    "summary",
+    *(f"figures/{name}" for name in FIGURES),
+}
+
 
 class Tree:
     """A working tree of the project whose params.yaml is the smoke study."""

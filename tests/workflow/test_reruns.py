@@ -4,39 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from project import Tree
-
-from advmerge import plan
-from advmerge.artifacts import metadata
-from advmerge.jobs.gpu import visible
-from advmerge.study import load
+from project import REPORT, STEPS, TARGETS, TASKS, Tree
 
 pytestmark = pytest.mark.workflow
 
-STEPS = ("max_iter: 5, num_random_init: 1}", "max_iter: 6, num_random_init: 1}")
-TASKS = ("uci_digits", "latin", "texture")
-TARGETS = ("weight_averaging", "task_arithmetic", "task_arithmetic_surgery", "multitask")
-FIGURES = (
-    *("heatmap_pretrained", "heatmap_finetuned", "relative_transfer", "relative_transfer_column"),
-    *("accuracy_transfer", "accuracy_transfer_column", "critical_distance"),
-)
-REPORT = {
-    "tables",
-    "comparison",
-    "claims",
-    "gallery",
-    "explanations",
-    "page",
-    "summary",
-    *(f"figures/{name}" for name in FIGURES),
-}
 PGD_SETS = {f"adversarial/{t}/{s}/pgd_eps8" for t in TASKS for s in ("pretrained", "finetuned", *TARGETS)}
 PGD_OUTCOMES = {f"outcomes/{target}/pgd_eps8" for target in TARGETS}
 PGD_EXPLAINED = {
@@ -60,76 +36,6 @@ def edited(clone_of: Callable[[], Tree]) -> Tree:
     tree.run("dvc", "repro")
     tree.commit("more steps")
     return tree
-
-
-def test_the_grid_here_is_the_studys(base: Tree) -> None:
-    study = load(base.path / "params.yaml")
-    assert (tuple(study.tasks), tuple(study.targets), tuple(study.drawn)) == (TASKS, TARGETS, FIGURES)
-    assert set(study.artifacts()) | set(study.report_files()) == set(base.contents())
-
-
-def test_artifacts_say_what_they_were_made_on(base: Tree) -> None:
-    """But those that any machine makes the same: images, unpacked weights, joined tables."""
-    said: dict[str, list[dict]] = {}
-    for path, (rule, _) in load(base.path / "params.yaml").artifacts().items():
-        said.setdefault(rule, []).append(metadata(base.path / path).get("made_on"))
-    anywhere = {"data", "corpus", "outcomes", "accuracy"}
-    assert {rule for rule, records in said.items() if records == [None] * len(records)} == anywhere
-    first, *others = [made for rule, records in said.items() if rule not in anywhere for made in records]
-    assert all(made == first for made in others)
-    assert first["precision"] == "float32" and first["deterministic"] and first["threads"] == 1
-
-
-def test_a_device_that_is_not_there_is_refused_before_any_job_that_needs_it(copy: Tree) -> None:
-    if visible():
-        pytest.skip("there is a GPU here")
-    copy.forget_logs()
-    copy.edit("device: auto", "device: cuda")
-    copy.spare_the_check()
-    assert "Nothing to be done" not in copy.snakemake("-n")  # the page shows the study
-    copy.snakemake()
-    assert copy.ran() == {"page"}
-    copy.forget_logs()
-    copy.edit(*STEPS)
-    copy.spare_the_check()
-    said = copy.snakemake(fails=True)
-    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: hardware.device: cuda, but this machine has no such device")
-    assert not copy.ran()
-
-
-def test_the_disk_is_as_planned(base: Tree) -> None:
-    """Every file of the results, and the results and the report together, within a twentieth."""
-    study = load(base.path / "params.yaml")
-    planned = plan.jobs(study, plan.networks(study))
-    assert {job.made for job in planned} >= set(study.artifacts())
-    for kind in ("adversarial", "data", "models", "merged"):
-        jobs = [job for job in planned if job.made.startswith(f"results/smoke/{kind}/")]
-        taken = sum((base.path / job.made).stat().st_size for job in jobs)
-        assert sum(job.written for job in jobs) == pytest.approx(taken, rel=0.05), kind
-    assert sum(job.written for job in planned) == pytest.approx(sum(f.stat().st_size for f in base.files()), rel=0.05)
-
-
-def test_a_clone_with_pulled_artifacts_has_nothing_to_do(base: Tree, clone: Tree) -> None:
-    assert clone.contents() == base.contents()
-    assert "Nothing to be done" in clone.snakemake("-n")
-    assert "up to date" in clone.run("dvc", "status")
-    before = clone.identities()
-    clone.snakemake()
-    clone.run("dvc", "repro")
-    assert clone.identities() == before
-    assert not clone.ran()
-    assert not clone.run("git", "status", "--short")
-
-
-def test_a_second_run_does_nothing_in_seconds(copy: Tree) -> None:
-    before = copy.identities()
-    copy.forget_logs()
-    start = time.monotonic()
-    copy.snakemake()
-    assert time.monotonic() - start < 20
-    assert copy.identities() == before
-    assert not copy.ran()
 
 
 def test_pgds_steps_rerun_pgds_cells_through_either_command(base: Tree, clone: Tree, edited: Tree) -> None:
@@ -217,18 +123,3 @@ def test_two_commits_are_compared_by_what_they_found(base: Tree, edited: Tree, t
         assert all(float(row["low"]) <= float(row["relative"]) <= float(row["high"]) for row in here)
     assert {row["rev"] for row in accuracy} == {"HEAD~1", "workspace"}
     assert {path.name.split("_")[-1] for path in (tmp_path / "static").iterdir()} == {"transfer.png"}
-
-
-def test_code_edited_before_a_pull_counts(base: Tree, clone_of: Callable[[], Tree]) -> None:
-    """Outputs that are newer than an edit of the code that made them are stale all the same."""
-    tree = clone_of()
-    past = time.time() - 86400
-    figures = tree.path / "src/advmerge/figures.py"
-    figures.write_text(figures.read_text() + "\n# edited\n")
-    os.utime(figures, (past, past))
-    tree.snakemake()
-    assert tree.ran() == REPORT - {"tables", "comparison", "claims"}
-    assert tree.contents() == base.contents()
-    before = tree.identities()
-    tree.snakemake()
-    assert tree.identities() == before
