@@ -29,30 +29,12 @@ import torch
 import torchattacks
 from sklearn.datasets import load_digits
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
 from torch.nn import functional
 
 from advmerge.attacks.bridge import craft
+from advmerge.attacks.counting import Counted
 
 BATCH, EPS = 128, 8 / 255
-
-
-class Counted(nn.Module):
-    """The module it wraps, counting the images that pass forwards and whose gradients come back."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.forwards = self.backwards = 0
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.forwards += len(images)
-        if images.requires_grad:
-            images.register_hook(self._back)
-        return self.model(images)
-
-    def _back(self, gradient: torch.Tensor) -> None:
-        self.backwards += len(gradient)
 
 
 def trained() -> tuple[Counted, torch.Tensor, torch.Tensor]:
