@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -87,7 +88,7 @@ def test_a_pickle_is_refused_in_one_sentence_and_never_read(tmp_path: Path) -> N
 
 
 def test_other_files_are_refused(tmp_path: Path, files: dict[str, Path]) -> None:
-    with pytest.raises(StudyError, match=r"none\.safetensors: no such file"):
+    with pytest.raises(StudyError, match=r"none\.safetensors: no such file or folder"):
         Lazy(tmp_path / "none.safetensors")
     (tmp_path / "text").write_text("hello, world")
     with pytest.raises(StudyError, match="text: not a readable safetensors file"):
@@ -96,6 +97,76 @@ def test_other_files_are_refused(tmp_path: Path, files: dict[str, Path]) -> None
     cut.write_bytes(files["p"].read_bytes()[:-10])
     with pytest.raises(StudyError, match=r"cut\.safetensors: not a readable safetensors file"):
         Lazy(cut)
+
+
+def shard(state: dict[str, Tensor], folder: Path, size: int = 5_000) -> Path:
+    """A folder as the hub has it, in files of so many bytes."""
+    folder.mkdir()
+    save_torch_state_dict(state, folder, max_shard_size=size)
+    return folder
+
+
+def test_a_folder_of_the_hub_is_merged_as_one_file_is(files: dict[str, Path], tmp_path: Path) -> None:
+    folders = {name: shard(load_file(path), tmp_path / name, 4_000 + 1_000 * len(name)) for name, path in files.items()}
+    assert len(list(folders["p"].glob("*.safetensors"))) > 2
+    lazy, eager = Lazy(folders["p"]), load_file(files["p"])
+    assert set(lazy) == set(eager)
+    assert all(torch.equal(lazy[name], tensor) for name, tensor in eager.items())
+    merge_files("ties", files["p"], experts(files), tmp_path / "one.safetensors", keep=0.2, scale=1.0)
+    command = [
+        "merge",
+        "--method",
+        "ties",
+        "--option",
+        "keep=0.2",
+        "scale=1.0",
+        "--out",
+        str(tmp_path / "two.safetensors"),
+    ]
+    named = [str(folders["red"]), str(files["green"]), str(folders["blue"])]
+    assert main([*command, "--pretrained", str(folders["p"]), "--experts", *named]) == 0
+    one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    assert set(one) == set(two)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert metadata(tmp_path / "two.safetensors")["slice"]["experts"] == ["red", "green", "blue"]
+
+    for inside in folders["red"].glob("*-00001-*"):
+        before = inside.read_bytes()
+        with pytest.raises(StudyError, match="is one of the models that are merged"):
+            merge_files("average", folders["p"], [folders["red"]], inside)
+        assert inside.read_bytes() == before
+    with pytest.raises(StudyError, match="blue: is a folder; expected the name of a safetensors file"):
+        merge_files("average", folders["p"], [folders["red"]], folders["blue"])
+
+
+def test_a_folder_that_cannot_be_right_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    folder = shard(load_file(files["p"]), tmp_path / "model")
+    index = folder / "model.safetensors.index.json"
+    right = json.loads(index.read_text())
+    name, place = next(iter(right["weight_map"].items()))
+    others = sorted(set(right["weight_map"].values()) - {place})
+
+    def refused(said: str) -> None:
+        with pytest.raises(StudyError, match=said):
+            Lazy(folder)
+
+    for wrong in ("{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
+        index.write_text(wrong)
+        refused(r"index\.json: expected JSON with a 'weight_map' of tensor names to file names")
+    for elsewhere in ("../p.safetensors", str(files["p"]), ""):
+        index.write_text(json.dumps({"weight_map": right["weight_map"] | {name: elsewhere}}))
+        refused(f"index\\.json: places '{name}' outside its folder, in '{elsewhere}'")
+    index.write_text(json.dumps({"weight_map": right["weight_map"] | {"extra": place}}))
+    refused(f"{place}: lacks the tensor 'extra', against its index")
+    index.write_text(json.dumps({"weight_map": right["weight_map"] | {name: others[0]}}))
+    refused(f"holds the tensor '{name}', against its index|lacks the tensor '{name}', against its index")
+    index.write_text(json.dumps(right))
+    (folder / others[0]).unlink()
+    refused(f"{others[0]}: no such file")
+    index.unlink()
+    refused(
+        r"model: holds \d+ safetensors files and 0 files \*\.safetensors\.index\.json; expected one file, or one index"
+    )
 
 
 def test_names_and_shapes_are_compared_without_reading_a_tensor(

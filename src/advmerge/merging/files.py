@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from safetensors import safe_open
@@ -40,45 +40,95 @@ PICKLES = (b"PK\x03\x04", b"\x80")
 """How a checkpoint of ``torch.save`` begins: a zip archive, or a bare pickle."""
 
 
+INDEX = ".safetensors.index.json"
+"""How the name of a file ends that says which tensor of a checkpoint lies in which of its files."""
+
+
+def parts(path: Path) -> dict[Path, set[str] | None]:
+    """The files of a checkpoint, each with the tensors that it is to hold, None where nothing says so.
+
+    Args:
+        path: a safetensors file, or a folder as on the Hugging Face hub: with one such file, or with several and an index.
+
+    Raises:
+        StudyError: nothing is there, the folder holds neither, or its index cannot be right.
+    """
+    if not path.exists():
+        raise StudyError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return {path: None}
+    indices, files = sorted(path.glob(f"*{INDEX}")), sorted(path.glob("*.safetensors"))
+    if not indices and len(files) == 1:
+        return {files[0]: None}
+    if len(indices) != 1:
+        raise StudyError(
+            f"{path}: holds {len(files)} safetensors files and {len(indices)} files *{INDEX}; expected one file, or one index"
+        )
+    try:
+        places = json.loads(indices[0].read_bytes())["weight_map"].items()
+        found: dict[Path, set[str] | None] = {path / name: set() for _, name in places}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise StudyError(f"{indices[0]}: expected JSON with a 'weight_map' of tensor names to file names") from None
+    for tensor, name in places:
+        if not name or Path(name).name != name:
+            raise StudyError(f"{indices[0]}: places '{tensor}' outside its folder, in '{name}'")
+        cast(set[str], found[path / name]).add(tensor)
+    return found
+
+
 class Lazy(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, each read when it is asked for and forgotten by us at once.
+    """The tensors of a safetensors checkpoint, each read when it is asked for and forgotten by us at once.
 
     Read, not mapped: a map keeps every page that was ever touched in memory, and faults cost more than copies.
 
     Attributes:
-        path: of the file.
-        specification: name → (type, shape), in the order in which the tensors lie in the file.
-        metadata: the file's own, text → text.
+        path: of the file or folder.
+        files: those that the tensors lie in.
+        specification: name → (type, shape), in the order in which the tensors lie in the files.
+        metadata: the first file's own, text → text.
 
     Raises:
-        StudyError: the file is missing, a pickle, or not safetensors.
+        StudyError: the file is missing, a pickle, or not safetensors; or one of several does not hold what the
+            index says (:func:`parts`).
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
+        self.metadata: dict[str, str] = {}
+        self.specification: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        self._places: dict[str, tuple[BinaryIO, int]] = {}
+        found = parts(self.path)
+        self.files = list(found)
+        for file, wanted in found.items():
+            self._open(file, wanted)
+
+    def _open(self, path: Path, wanted: set[str] | None) -> None:
+        """Add the tensors of a file, which are to be those that are wanted of it."""
+        if not path.is_file():
             raise StudyError(f"{path}: no such file")
         try:
             with safe_open(str(path), framework="pt") as file:
-                self.metadata: dict[str, str] = dict(file.metadata() or {})
+                self.metadata = self.metadata or dict(file.metadata() or {})
                 slices = {name: file.get_slice(name) for name in file.offset_keys()}
-                self.specification = {
-                    name: (DTYPES[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()
-                }
+                added = {name: (DTYPES[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()}
         except KeyError as error:
             raise StudyError(f"{path}: holds tensors of the type {error}, which torch lacks") from None
         except Exception as error:  # safetensors raises types of its own for damaged files
-            with self.path.open("rb") as file:
+            with path.open("rb") as file:
                 if file.read(4).startswith(PICKLES):
                     raise StudyError(
                         f"{path}: is a pickle, which runs code when it is read; convert it to safetensors first"
                     ) from None
             raise StudyError(f"{path}: not a readable safetensors file ({error})") from error
-        self._file = self.path.open("rb", buffering=0)
-        weakref.finalize(self, self._file.close)
-        length = int.from_bytes(self._file.read(8), "little")
-        header = json.loads(self._file.read(length))
-        self._offsets = {name: 8 + length + header[name]["data_offsets"][0] for name in self.specification}
+        wanted = set(added) if wanted is None else wanted
+        for name in sorted(wanted ^ added.keys()):
+            raise StudyError(f"{path}: {'lacks' if name in wanted else 'holds'} the tensor '{name}', against its index")
+        self.specification |= added
+        opened = path.open("rb", buffering=0)
+        weakref.finalize(self, opened.close)
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        self._places |= {name: (opened, 8 + length + header[name]["data_offsets"][0]) for name in added}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.specification:
@@ -99,9 +149,10 @@ class Lazy(Mapping[str, Tensor]):
     def read(self, name: str, start: int, room: Tensor) -> None:
         """:meth:`piece` into a flat tensor of the same type, as many entries as it has."""
         left = room.view(torch.uint8).numpy().data
-        offset = self._offsets[name] + start * room.element_size()
+        file, offset = self._places[name]
+        offset += start * room.element_size()
         while left:  # one call reads two gigabytes at most
-            count = os.preadv(self._file.fileno(), [left], offset)
+            count = os.preadv(file.fileno(), [left], offset)
             if not count:
                 raise StudyError(f"{self.path}: ends within the tensor '{name}'")
             left, offset = left[count:], offset + count
@@ -147,7 +198,7 @@ def write_like(
 
     Args:
         path: of the new file.
-        template: a file whose tensors' names, types, shapes and order the new one takes.
+        template: a checkpoint whose tensors' names, types, shapes and order the new one takes.
         tensors: name and tensor, in that order.
         metadata: of the file; equal metadata and tensors give equal bytes.
 
@@ -175,14 +226,15 @@ def write_like(
 
 
 def by_name(paths: Iterable[Path | str]) -> dict[str, Path]:
-    """Files by their names without the suffix, or by their whole paths where two have the same name.
+    """Checkpoints by their names without the suffix, or by their whole paths where two have the same name.
 
     Raises:
-        StudyError: a file is given twice.
+        StudyError: one is given twice.
     """
     files = [Path(path) for path in paths]
-    twice = len({file.stem for file in files}) < len(files)
-    named = {str(file) if twice else file.stem: file for file in files}
+    short = {file: file.name.removesuffix(".safetensors") for file in files}
+    twice = len(set(short.values())) < len(files)
+    named = {str(file) if twice else short[file]: file for file in files}
     if len(named) < len(files):
         raise StudyError("an expert is given twice")
     return named
@@ -205,9 +257,9 @@ def merge_files(
 
     Args:
         method: a name of :data:`advmerge.merging.MODULES`.
-        pretrained: the checkpoint that the experts were fine-tuned from.
+        pretrained: the checkpoint that the experts were fine-tuned from: a safetensors file, or a folder (:func:`parts`).
         experts: name → checkpoint; or checkpoints, which go by their files' names without the suffix.
-        output: the merged checkpoint: the pretrained one's names, types, shapes and metadata, and how it was made.
+        output: the merged checkpoint, one file: the pretrained one's names, types, shapes and metadata, and how it was made.
         seed: of a random method's draws.
         task: of a method that answers per task, the expert whose task the checkpoint answers.
         options: of the method, one value each.
@@ -223,11 +275,12 @@ def merge_files(
     )
     if find(method).per_task and task is None:
         raise StudyError(f"merging method '{method}' makes a model a task: give the task, one of: {', '.join(named)}")
-    for path in (pretrained, *named.values()):
-        if Path(output).resolve() == Path(path).resolve():
-            raise StudyError(f"{output}: is one of the models that are merged; write to another file")
     base = Lazy(pretrained)
     opened = {name: Lazy(path) for name, path in named.items()}
+    if Path(output).resolve() in {file.resolve() for model in (base, *opened.values()) for file in model.files}:
+        raise StudyError(f"{output}: is one of the models that are merged; write to another file")
+    if Path(output).is_dir():
+        raise StudyError(f"{output}: is a folder; expected the name of a safetensors file")
     ours = json.loads(base.metadata.get(KEY, "{}"))
     made = {"method": method, "options": options, "seed": seed, "task": task, "experts": list(named)}
     kept = {"backbone": ours["backbone"]} if "backbone" in ours else {}
