@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,11 +15,15 @@ from torch.nn import functional as F
 from advmerge import hardware, passes
 from advmerge.attacks.bridge import art_classifier, craft
 from advmerge.errors import StudyError
-from advmerge.explanations import FEATURES, probe
+from advmerge.explanations import probe
 from advmerge.jobs import gpu, session
+from advmerge.merging import Adaptation
+from advmerge.merging.engine import adapt
+from advmerge.merging.surgery import Kind, operate
 from advmerge.models import Classifier, Head, Normalise, build_encoder, predict, to_unit
 from advmerge.script import run
 from advmerge.training import Anchor, finetune, pretrain
+from advmerge.transfer import zero_gradient_share
 
 BACKBONE: dict[str, Any] = {
     "timm": "vit_tiny_patch16_224",
@@ -70,18 +74,24 @@ def images(count: int = 40, seed: int = 2) -> torch.Tensor:
 
 
 class Cramped(nn.Module):
-    """Comes before an encoder: with more than ``room`` images, torch asks the system for memory that there is not."""
+    """Comes before an encoder: with more than ``room`` images, torch asks the system for memory that there is not.
 
-    def __init__(self, inner: nn.Module, room: int) -> None:
+    Room for no more than ``then`` may be left after a larger pass, so that work is broken off half done.
+    """
+
+    def __init__(self, inner: nn.Module, room: int, then: int | None = None) -> None:
         super().__init__()
         self.inner = inner
         self.room = room
+        self.then = then or room
         self.seen: list[int] = []
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         self.seen.append(len(batch))
         if len(batch) > self.room:
             torch.empty(1 << 60)
+        if len(batch) > self.then:
+            self.room = self.then
         return self.inner(batch)
 
 
@@ -100,14 +110,80 @@ def test_a_batch_of_inference_is_halved_until_it_fits(normalise: Normalise) -> N
         predict(model, images(), 16)
 
 
-def test_explanations_are_the_same_in_less_memory(normalise: Normalise) -> None:
-    labels = torch.arange(40) % 3
-    encoder = fresh().eval()
-    free = probe(Classifier(encoder, head(), normalise), to_unit(images()), labels, 16)
-    cramped = probe(Classifier(encoder, head(), Cramped(normalise, 5)), to_unit(images()), labels, 16)
-    assert torch.allclose(free.gradient, cramped.gradient, atol=1e-5)
-    assert free.activations.keys() == cramped.activations.keys()
-    assert torch.allclose(free.activations[FEATURES], cramped.activations[FEATURES], atol=1e-6)
+def other() -> nn.Module:
+    """A second encoder, as an expert is one."""
+    encoder = fresh()
+    draws = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=draws)
+    return encoder.eval().requires_grad_(False)
+
+
+def probed(normalise: nn.Module) -> list[torch.Tensor]:
+    found = probe(Classifier(other(), head(), normalise), to_unit(images()), torch.arange(40) % 3, 16)
+    return [found.gradient, *found.activations.values()]
+
+
+def blind(normalise: nn.Module) -> list[torch.Tensor]:
+    model = Classifier(other(), head(), normalise)
+    pixels = to_unit(images())
+    return [torch.tensor(zero_gradient_share(model, pixels, torch.arange(40) % 3, 16))]
+
+
+def pretrained(normalise: nn.Module) -> list[torch.Tensor]:
+    encoder, recipe = fresh(), {**RECIPE, "label_smoothing": 0.1}
+    generator = torch.Generator().manual_seed(0)
+    facts = pretrain(encoder, normalise, images(), torch.arange(40) % 3, torch.ones(40), recipe, generator)
+    return [*encoder.parameters(), torch.tensor([*facts.values()])]
+
+
+def merged(name: str, **options: Any) -> Callable[[nn.Module], list[torch.Tensor]]:
+    def made(normalise: nn.Module) -> list[torch.Tensor]:
+        encoder = fresh().eval().requires_grad_(False)
+        seen = Adaptation(Classifier(encoder, head(), normalise), images(), torch.arange(40) % 3)
+        experts = {"one": other().state_dict(), "two": fresh().state_dict()}
+        state, _ = adapt(name, encoder.state_dict(), experts, dict.fromkeys(experts, seen), 0, **options)
+        return [*state.values()]
+
+    return made
+
+
+def operated(kind: Kind) -> Callable[[nn.Module], list[torch.Tensor]]:
+    def made(normalise: nn.Module) -> list[torch.Tensor]:
+        encoder, expert = fresh().eval(), other()
+        modules, facts = operate(encoder, expert, normalise, images(), 0, "one", kind=kind, rank=2, steps=4, batch=13)
+        return [*(p for module in modules.values() for p in module.parameters()), torch.tensor([*facts.values()])]
+
+    return made
+
+
+IN_PARTS: dict[str, Callable[[nn.Module], list[torch.Tensor]]] = {
+    "probe": probed,
+    "zero_gradient_share": blind,
+    "pretrain": pretrained,
+    "surgery": operated("final"),
+    "deep surgery": operated("deep"),
+    "fisher": merged("fisher", images=7),
+    **{name: merged(name, images=37) for name in ("regmean", "regmean_plus")},
+    **{name: merged(name, steps=4, batch=13) for name in ("adamerging", "sigmoid_weighted", "selective_learning")},
+}
+"""Work → what it makes of images that come in through this module; see also training, inference and crafting."""
+
+
+@pytest.mark.parametrize("work", IN_PARTS)
+def test_what_is_made_in_less_memory_is_the_same(normalise: Normalise, work: str) -> None:
+    free = IN_PARTS[work](normalise)
+    assert passes.least() is None
+    cramped = Cramped(normalise, 20, 5)
+    found = IN_PARTS[work](cramped)
+    if work == "fisher":  # it passes one image at a time
+        assert set(cramped.seen) == {1}
+    else:
+        assert max(cramped.seen) > 5
+        assert 1 < passes.least() <= 5
+    for one, another in zip(found, free, strict=True):
+        assert torch.allclose(one, another, atol=2e-5)
 
 
 def trained(normalise: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[str, torch.Tensor], float]:
@@ -137,21 +213,12 @@ def test_steps_of_training_are_the_same_in_less_memory(normalise: Normalise) -> 
     assert any(not torch.allclose(free[name], start[name], atol=1e-3) for name in free)
 
 
-def test_pretraining_is_the_same_in_less_memory_but_not_with_batch_normalisation(normalise: Normalise) -> None:
-    recipe = {**RECIPE, "label_smoothing": 0.1}
-
-    def pretrained(encoder: nn.Module, norm: nn.Module) -> dict[str, float]:
-        labels = torch.arange(40) % 3
-        return pretrain(encoder, norm, images(), labels, torch.ones(40), recipe, torch.Generator().manual_seed(0))
-
-    one, other = fresh(), fresh()
-    facts, small = pretrained(one, normalise), pretrained(other, Cramped(normalise, 5))
-    assert small == pytest.approx(facts, rel=1e-5)
-    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+def test_a_batch_that_batch_normalisation_sees_is_not_halved(normalise: Normalise) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16))
     net.num_features = 16  # type: ignore[assignment]
+    recipe, generator = {**RECIPE, "label_smoothing": 0.1}, torch.Generator().manual_seed(0)
     with pytest.raises(StudyError, match="with 12 images, a batch that batch normalisation needs whole; lower 'batch'"):
-        pretrained(net, Cramped(normalise, 5))
+        pretrain(net, Cramped(normalise, 5), images(), torch.arange(40) % 3, torch.ones(40), recipe, generator)
 
 
 def test_in_bfloat16_encoders_are_rounded_and_heads_are_not(normalise: Normalise) -> None:
@@ -274,7 +341,7 @@ def test_what_torch_cannot_repeat_or_hold_is_one_sentence(capsys: pytest.Capture
     hardware.set_up({"deterministic": True})
     said = {
         put: "error: put_ has no deterministic version on this device; set hardware.deterministic: false\n",
-        full: "error: out of memory in a step that cannot be halved; lower its batch: CUDA out of memory. "
+        full: "error: out of memory in a step that has no images to halve: CUDA out of memory. "
         "Tried to allocate 20 MiB.\n",
     }
     for main, sentence in said.items():

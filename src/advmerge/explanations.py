@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advmerge.artifacts import load_tensors
-from advmerge.models import Classifier, Head, Surgery, batches, load_head, predict, to_unit
-from advmerge.passes import halving
+from advmerge.models import Classifier, Head, Surgery, load_head, predict, to_unit
+from advmerge.passes import in_parts
 
 FEATURES = "features"
 """The last activation compared: what the head is given, after surgery where there is any."""
@@ -40,14 +40,11 @@ class Probe(NamedTuple):
 
 
 def probe(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Probe:
-    """One forward and one backward pass over images in [0, 1], [N, C, H, W]; everything returned lies on the CPU.
-
-    In batches of ``batch_size``, or of half as many whenever memory runs out.
-    """
-    return halving(lambda most: _probe(model, images, labels, most), batch_size)[0]
+    """One forward and one backward pass over images in [0, 1], [N, C, H, W]; everything returned lies on the CPU."""
+    return in_parts(model, len(images), batch_size, lambda parts: _probe(model, images, labels, parts))
 
 
-def _probe(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Probe:
+def _probe(model: nn.Module, images: Tensor, labels: Tensor, parts: list[slice]) -> Probe:
     device = next(model.buffers()).device
     caught: dict[str, list[Tensor]] = {}
 
@@ -67,7 +64,7 @@ def _probe(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) ->
         hooks.append(model.head.register_forward_pre_hook(lambda _module, given: keep(FEATURES, given[0])))
     predictions, gradients = [], []
     try:
-        for part in batches(len(images), batch_size):
+        for part in parts:
             batch = images[part].to(device).requires_grad_()
             logits = model(batch)
             # Images do not see each other in evaluation mode: the sum's gradient is each image's own.

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy
 import torch
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from advmerge.artifacts import load_tensors
 from advmerge.errors import StudyError
-from advmerge.passes import halving
+from advmerge.passes import in_parts
 
 SURGERY = "surgery."  # prefix of the per-task modules' tensors in a merged artifact
 PER_TASK = "per_task."  # prefix of a task's own: vector.<tensor>, mask.<task>.<tensor>, scale.<task>
@@ -384,34 +383,16 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def batches(count: int, size: int) -> Iterable[slice]:
-    """Consecutive slices that cover ``range(count)``."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-_fitted: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # images a pass of models that memory ran out for
-
-
 @torch.inference_mode()
 def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Outputs of a model for images in [0, 1] or uint8 pixels, float32 [N, …] on the CPU, batch by batch.
-
-    A batch that does not fit into memory is halved, and so are those that follow.
-    """
+    """Outputs of a model for images in [0, 1] or uint8 pixels, float32 [N, …] on the CPU, batch by batch."""
     place = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
 
-    def outputs(start: int, most: int) -> Tensor:
-        batch = images[start : start + most].to(place)
+    def outputs(part: slice) -> Tensor:
+        batch = images[part].to(place)
         return model(to_unit(batch) if batch.dtype == torch.uint8 else batch).float().cpu()
 
-    found, start, most = [], 0, min(batch_size, _fitted.get(model, batch_size))
-    while start < len(images):
-        made, most = halving(partial(outputs, start), most)
-        found.append(made)
-        start += most
-    if most < batch_size:
-        _fitted[model] = most
-    return torch.cat(found)
+    return in_parts(model, len(images), batch_size, lambda parts: torch.cat([outputs(part) for part in parts]))
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:

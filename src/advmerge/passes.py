@@ -6,8 +6,9 @@ through the model are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ Result = TypeVar("Result")
 _USABLE = 0.8
 
 _least: int | None = None
+# Model → images a pass that memory holds, with gradients kept or without; of models that are known not to fit.
+_held: WeakKeyDictionary[nn.Module, dict[bool, int]] = WeakKeyDictionary()
 
 
 def least() -> int | None:
@@ -33,38 +36,116 @@ def _note(most: int) -> None:
     _least = most if _least is None else min(most, _least)
 
 
+def batches(count: int, size: int) -> Iterable[slice]:
+    """Consecutive slices that cover ``range(count)``."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
 def is_shortage(error: RuntimeError) -> bool:
     """Whether memory ran out, on any device: only CUDA has an error of its own for it."""
     said = ("MPS backend out of memory", "DefaultCPUAllocator: can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
-def halving(work: Callable[[int], Result], most: int) -> tuple[Result, int]:
-    """What ``work`` returns when told to pass ``most`` images at a time, or half as many whenever memory runs out.
+def fitted(
+    model: nn.Module, batch: int, work: Callable[[int], Result], trial: Callable[[], object], whole: bool = False
+) -> Result:
+    """What ``work`` returns when told to pass at most ``batch`` images at a time, or as many as memory holds.
+
+    On CUDA the first number is reckoned from the free memory; anywhere it is halved whenever memory runs out. What is
+    found is remembered of the model, and noted for the record.
 
     Args:
+        model: that the images pass.
+        batch: images a pass, at most.
         work: called anew after each shortage, so it must begin anew too.
-        most: images a pass, at first.
-
-    Returns:
-        The result, and the images a pass that it took.
+        trial: a pass of two images, as ``work`` makes it; it is measured.
+        whole: the images see each other, in batch normalisation: fewer cannot be passed.
 
     Raises:
-        StudyError: not even one image fits.
+        StudyError: not even one image fits, or not the whole.
     """
+    known, kind = _held.setdefault(model, {}), torch.is_grad_enabled()
+    if kind not in known and batch > 2 and not whole and torch.cuda.is_initialized():
+        known[kind] = fitting(trial)
+    most = min(batch, known.get(kind, batch))
     while True:
+        if most < batch:
+            _note(most)
         try:
-            return work(most), most
+            return work(most)
         except RuntimeError as error:
             if not is_shortage(error):
                 raise
+            if whole:
+                said = f"out of memory with {batch} images, a batch that batch normalisation needs whole"
+                raise StudyError(f"{said}; lower 'batch' in the recipe") from None
             if most == 1:
                 reason = " ".join(str(error).split())
                 raise StudyError(f"out of memory with one image a pass: {reason}") from None
         # After the handler, because the error keeps the tensors alive that memory ran out for.
-        most //= 2
-        _note(most)
+        most = known[kind] = most // 2
         torch.cuda.empty_cache()
+
+
+def fitting(trial: Callable[[], object]) -> int:
+    """Images of which a pass fits into the free memory of the CUDA device, at least one; ``trial`` passes two."""
+    try:
+        trial()  # what it leaves behind, as gradients of weights, is there from now on
+        left = torch.cuda.memory_allocated()
+        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - left  # torch has got more than it uses
+        torch.cuda.reset_peak_memory_stats()
+        trial()
+    except RuntimeError as error:
+        if not is_shortage(error):
+            raise
+        return 1
+    taken = torch.cuda.max_memory_allocated() - left
+    return max(1, int(_USABLE * free / max(1, taken / 2)))
+
+
+def in_parts(
+    model: nn.Module, count: int, batch: int, work: Callable[[list[slice]], Result], whole: bool = False
+) -> Result:
+    """What ``work`` returns for ``count`` images, given the slices of them that it shall pass at a time.
+
+    Of ``batch`` images each, or as many as memory holds: see :func:`fitted`.
+    """
+    pair = [slice(0, min(2, count))]
+    most = max(1, min(batch, count))
+    return fitted(model, most, lambda most: work([*batches(count, most)]), lambda: work(pair), whole)
+
+
+def slopes(
+    model: nn.Module,
+    leaves: Iterable[torch.Tensor],
+    count: int,
+    losses: Callable[[slice], Iterable[torch.Tensor]],
+    whole: bool = False,
+) -> torch.Tensor:
+    """Give ``leaves`` the gradients of a batch's loss, the sum of its parts' (:func:`in_parts`), and return the loss.
+
+    Args:
+        model: that the images pass.
+        leaves: what has gradients; those that were there are dropped.
+        count: of the batch's images.
+        losses: of the images at these places of the batch, as their share of the whole batch's; each is taken back
+            through the model before the next is asked for.
+        whole: see :func:`fitted`.
+    """
+    leaves = list(leaves)
+
+    def summed(parts: list[slice]) -> torch.Tensor:
+        for leaf in leaves:
+            leaf.grad = None
+        total = torch.zeros((), device=leaves[0].device)
+        for part in parts:
+            for loss in losses(part):
+                loss.backward()
+                total += loss.detach()
+        return total
+
+    return in_parts(model, count, count, summed, whole)
 
 
 class InParts(nn.Module):
@@ -86,55 +167,3 @@ class InParts(nn.Module):
             again = [checkpoint(self.model, p, use_reentrant=False, preserve_rng_state=False) for p in parts]
             return torch.cat(again)
         return torch.cat([self.model(part) for part in parts])
-
-
-class Passes:
-    """Work on a model that is done again with half as many images a pass whenever memory runs out.
-
-    Args:
-        model: [N, ...] -> logits [N, classes], in evaluation mode.
-        batch: images that the work passes at a time.
-        image: [C, H, W], one of them: on a CUDA device, what a pass of it takes and what is free bound the first try.
-
-    Attributes:
-        model: what work is given: the model, or, once memory has run out, a limited one.
-        most: images that it passes at a time.
-    """
-
-    def __init__(self, model: nn.Module, batch: int, image: torch.Tensor | None = None) -> None:
-        self._whole = self.model = model
-        self.most = batch
-        if image is not None and image.device.type == "cuda" and (fits := fitting(model, image)) < batch:
-            _note(fits)
-            self._limit(fits)
-
-    def _limit(self, most: int) -> None:
-        if most != self.most:
-            self.most = most
-            self.model = InParts(self._whole, most)
-
-    def __call__(self, work: Callable[[nn.Module], Result]) -> Result:
-        """What ``work`` returns for the model; it is called anew, so it must draw anew too.
-
-        Raises:
-            StudyError: not even one image fits.
-        """
-
-        def limited(most: int) -> Result:
-            self._limit(most)
-            return work(self.model)
-
-        return halving(limited, self.most)[0]
-
-
-def fitting(model: nn.Module, image: torch.Tensor) -> int:
-    """Images [C, H, W] whose forward and backward pass fits into the free memory of their CUDA device, at least one."""
-    device = image.device
-    free, _ = torch.cuda.mem_get_info(device)
-    held = torch.cuda.memory_allocated(device)
-    free += torch.cuda.memory_reserved(device) - held  # what torch has got and does not use
-    torch.cuda.reset_peak_memory_stats(device)
-    pair = image.expand(2, *image.shape).clone().requires_grad_()
-    torch.autograd.grad(model(pair).sum(), pair)
-    taken = torch.cuda.max_memory_allocated(device) - held
-    return max(1, int(_USABLE * free / max(1, taken / 2)))

@@ -114,7 +114,7 @@ def _known(error: RuntimeError) -> str | None:
     if found:
         return f"{operation} has no deterministic version on this device; set hardware.deterministic: false"
     if type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory in a step that cannot be halved; lower its batch: {said}"
+        return f"out of memory in a step that has no images to halve: {said}"
     return None
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advmerge.errors import StudyError
-from advmerge.models import Classifier, Head, Normalise, batches, embed, predict, to_unit
-from advmerge.passes import halving
+from advmerge.models import Classifier, Head, Normalise, embed, predict, to_unit
+from advmerge.passes import slopes
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # timm's own are subclasses of torch's
@@ -39,11 +39,10 @@ def _optimiser(
 
 
 class Steps:
-    """Steps of an optimiser over the losses of parts of a batch, each of as many images as memory holds.
-
-    The gradients of the parts add up to the batch's, so that a step is the same but for rounding.
+    """Steps of an optimiser over batches, each passed in parts of as many images as memory holds.
 
     Args:
+        model: that the images pass.
         parameters: that are trained.
         recipe: see :func:`_optimiser`.
         images: of the greatest batch that is passed at a time.
@@ -51,12 +50,16 @@ class Steps:
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any], images: int, whole: bool = False
+        self,
+        model: nn.Module,
+        parameters: Iterable[nn.Parameter],
+        recipe: Mapping[str, Any],
+        images: int,
+        whole: bool = False,
     ) -> None:
-        self.parameters = list(parameters)
-        self.whole = whole
+        self.model, self.parameters = model, list(parameters)
         self.optimiser, self.schedule = _optimiser(self.parameters, recipe)
-        self.images = self.most = images
+        self.images, self.whole = images, whole
 
     def __call__(self, loss: Callable[[slice], Tensor]) -> float:
         """Take a step.
@@ -68,24 +71,11 @@ class Steps:
             The batch's loss.
 
         Raises:
-            StudyError: it is not finite, or one image's pass does not fit into memory.
+            StudyError: it is not finite, or one image's pass does not fit into memory, or not the whole.
         """
-
-        def accumulated(most: int) -> float:
-            if self.whole and most < self.images:
-                said = f"out of memory with {self.images} images, a batch that batch normalisation needs whole"
-                raise StudyError(f"{said}; lower 'batch' in the recipe")
-            self.optimiser.zero_grad(set_to_none=True)
-            total = 0.0
-            for part in batches(self.images, most):
-                share = loss(part)
-                if not torch.isfinite(share):
-                    raise StudyError("training diverged: the loss is not finite; lower the learning rate")
-                share.backward()
-                total += float(share.detach())
-            return total
-
-        total, self.most = halving(accumulated, self.most)
+        total = float(slopes(self.model, self.parameters, self.images, lambda part: [loss(part)], self.whole))
+        if not math.isfinite(total):
+            raise StudyError("training diverged: the loss is not finite; lower the learning rate")
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         self.schedule.step()
@@ -155,7 +145,7 @@ def pretrain(
     nn.init.zeros_(linear.bias)
     linear.to(device)
     whole = any(isinstance(module, BATCH_NORM) for module in encoder.modules())
-    take_step = Steps([*encoder.parameters(), *linear.parameters()], recipe, recipe["batch"], whole)
+    take_step = Steps(encoder, [*encoder.parameters(), *linear.parameters()], recipe, recipe["batch"], whole)
     encoder.train()
     correct, seen, total = 0, 0, 0.0
     for step in progress(range(recipe["steps"])):
@@ -322,7 +312,7 @@ def finetune(
     device = next(encoder.parameters()).device
     models = {task: Classifier(encoder, head, normalise, dtype=dtype) for task, (_, _, head) in tasks.items()}
     held = anchor if recipe["anchor"] else None
-    take_step = Steps(encoder.parameters(), recipe, max(recipe["batch"], held.batch if held else 0))
+    take_step = Steps(encoder, encoder.parameters(), recipe, max(recipe["batch"], held.batch if held else 0))
     encoder.train()
     for module in encoder.modules():
         if isinstance(module, BATCH_NORM):

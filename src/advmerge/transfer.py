@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advmerge.models import margin, predict
+from advmerge.passes import in_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,14 +32,14 @@ def zero_gradient_share(model: nn.Module, images: Tensor, labels: Tensor, batch_
     Saturated logits do this; a share above a few per cent says that the attack, not the model, failed.
     """
     device = next(model.buffers()).device
-    zero = 0
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size].to(device).requires_grad_()
-        target = labels[start : start + batch_size].to(device)
-        loss = nn.functional.cross_entropy(model(batch), target, reduction="sum")
+
+    def zero(part: slice) -> int:
+        batch = images[part].to(device).requires_grad_()
+        loss = nn.functional.cross_entropy(model(batch), labels[part].to(device), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, batch)
-        zero += int((gradient.flatten(1) == 0).all(1).sum())
-    return zero / len(images)
+        return int((gradient.flatten(1) == 0).all(1).sum())
+
+    return in_parts(model, len(images), batch_size, lambda parts: sum(map(zero, parts))) / len(images)
 
 
 def outcome_rows(

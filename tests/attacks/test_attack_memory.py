@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -102,16 +103,37 @@ def test_what_fits_is_reckoned_from_a_pass_of_two(
     victim: Victim, monkeypatch: pytest.MonkeyPatch, free: int, fits: int
 ) -> None:
     """Two images take 1,200 bytes beside the 5,000 of the model; 2,500 more are torch's own to give."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 99_999))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5_000)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 7_500)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 6_200)
+    monkeypatch.setattr(passes, "_least", None)
+    model, images = copy.deepcopy(victim.model), victim.images[:20].clone().requires_grad_()
+    whole = torch.autograd.grad(model(images).sum(), images)[0]
     seen: list[torch.Tensor] = []
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 99_999))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5_000)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 7_500)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 6_200)
-    with victim.model.register_forward_hook(lambda module, inputs, output: seen.append(output)):
-        assert passes.fitting(victim.model, victim.images[0]) == fits
-    assert [len(output) for output in seen] == [2]
-    assert seen[0].requires_grad
+    model.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+
+    def gradients(parts: list[slice]) -> torch.Tensor:
+        return torch.cat([torch.autograd.grad(model(images[p]).sum(), images)[0][p] for p in parts])
+
+    for trials in ([2, 2], []):  # it is remembered
+        assert torch.allclose(passes.in_parts(model, 20, 64, gradients), whole, atol=1e-5)
+        assert [len(output) for output in seen] == trials + [fits] * (20 // fits) + [20 % fits] * (20 % fits > 0)
+        seen.clear()
+    assert passes.least() == fits
+    with torch.no_grad():  # which takes less
+        passes.in_parts(model, 20, 64, lambda parts: [model(images[p]) for p in parts])
+    assert [len(output) for output in seen][:3] == [2, 2, fits]
+
+
+def test_where_two_images_do_not_fit_one_is_tried(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    cramped = Cramped(victim.model, 1)
+    found = passes.in_parts(cramped, 3, 3, lambda parts: [cramped(victim.images[part]) for part in parts])
+    assert torch.allclose(torch.cat(found), victim.model(victim.images[:3]), atol=1e-5)
+    assert cramped.refused == [2]
 
 
 RAW: list[tuple[str, dict[str, Any], int]] = [

@@ -6,7 +6,6 @@ from advmerge.artifacts import load_tensors, save_tensors
 from advmerge.attacks.bridge import check_budget, craft
 from advmerge.hardware import set_up
 from advmerge.models import answering, to_unit
-from advmerge.passes import Passes
 from advmerge.script import arguments, progress, run, work
 from advmerge.transfer import answers, distances, zero_gradient_share
 
@@ -37,7 +36,7 @@ def main() -> None:
         check_budget(clean, adversarial, options.get("eps"), options.get("norm", "inf"))
         clean_prediction, clean_margin = answers(model, clean, labels, batch)
         prediction, margin = answers(model, adversarial, labels, batch)
-        zero_gradients = Passes(model, batch)(lambda given: zero_gradient_share(given, clean, labels, batch))
+        zero_gradients = zero_gradient_share(model, clean, labels, batch)
     l2, linf, changed = distances(clean, adversarial)
     right = clean_prediction == labels
     fooled = (right & (prediction != labels)).sum()

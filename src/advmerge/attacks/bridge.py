@@ -19,7 +19,7 @@ from torch.nn import functional
 from advmerge.attacks.base import TorchAttack
 from advmerge.attacks.registry import resolve
 from advmerge.errors import StudyError
-from advmerge.passes import Passes
+from advmerge.passes import InParts, fitted
 from advmerge.seeding import derive
 
 if TYPE_CHECKING:
@@ -153,15 +153,23 @@ def craft(
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     images, labels = images.detach().to(device, torch.float32), labels.to(device)
-    classify = cache(lambda model: art_classifier(model, tuple(images.shape[1:]), classes, device))
-    classify(model)  # which freezes it, before a pass of it is measured
-    passes = Passes(model, batch_size, images[0] if len(images) else None)
+
+    @cache
+    def classify(most: int) -> PyTorchClassifier:
+        limited = model if most == batch_size else InParts(model, most)
+        return art_classifier(limited, tuple(images.shape[1:]), classes, device)
+
+    def pair() -> None:
+        two = images[:2].clone().requires_grad_()
+        torch.autograd.grad(model(two).sum(), two)
+
+    classify(batch_size)  # which freezes the model, before a pass of it is measured
     result = torch.empty(images.shape, dtype=torch.float32)
     for chunk in progress(range(-(-len(images) // batch_size))):
         part = slice(chunk * batch_size, (chunk + 1) * batch_size)
 
-        def attacked(model: nn.Module, part: slice = part, chunk: int = chunk) -> torch.Tensor:
-            classifier = classify(model)
+        def attacked(most: int, part: slice = part, chunk: int = chunk) -> torch.Tensor:
+            classifier = classify(most)
             with seeded(derive(*seed, chunk)):
                 attack = build(method, classifier, options, batch_size=batch_size)
                 if isinstance(attack, TorchAttack):
@@ -171,7 +179,7 @@ def craft(
                 with unlogged():
                     return torch.from_numpy(attack.generate(x=images[part].cpu().numpy(), y=y))
 
-        result[part] = passes(attacked)
+        result[part] = fitted(model, batch_size, attacked, pair)
     return result.clamp_(0, 1)
 
 

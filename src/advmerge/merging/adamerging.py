@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch.func import functional_call
 from advmerge.merging import Adaptation, Count, Range, Rate, Seen, Shapes, Share, Steps, register
 from advmerge.merging.sparse import task_vectors, thresholds, trim
 from advmerge.models import to_unit
+from advmerge.passes import slopes
 from advmerge.seeding import torch_generator
 
 Coefficients = Literal["layer", "task"]
@@ -52,7 +53,8 @@ def learn(
     Returns:
         The merged tensors, and the learned ``coefficients``: task → one value a tensor, or one in all.
     """
-    device = next(iter(next(iter(tasks.values())).classifier.parameters())).device
+    model = next(iter(tasks.values())).classifier
+    device = next(model.parameters()).device
     names = list(vectors)
     base = {name: pretrained[name].float().to(device) for name in names}
     directions = {name: vector.to(device) for name, vector in vectors.items()}
@@ -68,12 +70,18 @@ def learn(
     for _ in progress(range(steps)):
         # Leaves cut the graph at the merged weights: the encoder's backward runs once a task, the merge's once.
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in merged().items()}
-        for task in tasks.values():
-            index = torch.randint(len(task.images), (batch,), generator=generator)
-            images = to_unit(task.images[index]).to(device)
-            logits = functional_call(task.classifier, {f"encoder.{n}": t for n, t in leaves.items()}, (images,))
-            probabilities = logits.log_softmax(1)
-            (-(probabilities.exp() * probabilities).sum(1).mean()).backward()
+        drawn = [(t, torch.randint(len(t.images), (batch,), generator=generator)) for t in tasks.values()]
+
+        def entropies(
+            part: slice, leaves: Tensors = leaves, drawn: list[tuple[Adaptation, Tensor]] = drawn
+        ) -> Iterator[Tensor]:
+            for task, index in drawn:
+                images = to_unit(task.images[index[part]]).to(device)
+                logits = functional_call(task.classifier, {f"encoder.{n}": t for n, t in leaves.items()}, (images,))
+                probabilities = logits.log_softmax(1)
+                yield -(probabilities.exp() * probabilities).sum() / batch
+
+        slopes(model, leaves.values(), batch, entropies)
         optimiser.zero_grad(set_to_none=True)
         outputs = merged()
         used = [name for name in names if leaves[name].grad is not None]

@@ -13,7 +13,8 @@ from torch.func import functional_call
 from advmerge.merging import Adaptation, Count, Seen, Shapes, Share, register
 from advmerge.merging.files import floating
 from advmerge.merging.linear import total
-from advmerge.models import batches, to_unit
+from advmerge.models import to_unit
+from advmerge.passes import in_parts
 from advmerge.seeding import torch_generator
 
 Tensors = Mapping[str, Tensor]
@@ -59,9 +60,14 @@ def grams(
     hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     tensors = {f"encoder.{name}": tensor.to(place) for name, tensor in wide.items()}
-    try:
-        for part in batches(len(images), batch):
+
+    def passed(parts: list[slice]) -> None:
+        found.clear()
+        for part in parts:
             functional_call(classifier, tensors, (to_unit(images[part]).to(place),))
+
+    try:
+        in_parts(classifier, len(images), batch, passed)
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from advmerge.merging.files import floating
 from advmerge.merging.selection import largest
 from advmerge.merging.sparse import thresholds
 from advmerge.models import to_unit
+from advmerge.passes import slopes
 from advmerge.seeding import torch_generator
 
 Tensors = Mapping[str, Tensor]
@@ -55,10 +56,13 @@ def localise(
     optimiser = torch.optim.Adam(list(learned.values()), lr=lr)
     for _ in steps:
         index = torch.randint(len(images), (batch,), generator=generator)
-        state = {f"encoder.{n}": base[n] + score.sigmoid() * direction[n] for n, score in learned.items()}
-        logits = functional_call(classifier, state, (to_unit(images[index]).to(place),))
-        optimiser.zero_grad(set_to_none=True)
-        functional.cross_entropy(logits, labels[index].to(place)).backward()
+
+        def loss(part: slice, index: Tensor = index) -> Iterator[Tensor]:
+            state = {f"encoder.{n}": base[n] + score.sigmoid() * direction[n] for n, score in learned.items()}
+            logits = functional_call(classifier, state, (to_unit(images[index[part]]).to(place),))
+            yield functional.cross_entropy(logits, labels[index[part]].to(place), reduction="sum") / batch
+
+        slopes(classifier, learned.values(), batch, loss)
         optimiser.step()
     return {name: score.detach().cpu() for name, score in learned.items()}
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from advmerge.errors import StudyError
 from advmerge.merging import Count, Rate, Seen, Steps, options_of
-from advmerge.models import Surgery, batches, blocks_of, operate_blocks, predict, to_unit
+from advmerge.models import Surgery, blocks_of, operate_blocks, predict, to_unit
+from advmerge.passes import in_parts, slopes
 from advmerge.seeding import torch_generator
 
 Kind = Literal["final", "deep"]
@@ -54,12 +55,15 @@ def distance(answers: Answers, targets: list[Tensor], index: Tensor) -> Tensor:
     return torch.stack([F.l1_loss(answer, target[index]) for answer, target in pairs]).sum()
 
 
-def whole_distance(answers: Answers, targets: list[Tensor], batch: int = 256) -> float:
+@torch.inference_mode()
+def whole_distance(model: nn.Module, answers: Answers, targets: list[Tensor]) -> float:
     """:func:`distance` of all images, some at a time."""
     every = torch.arange(len(targets[0]))
-    with torch.inference_mode():
-        parts = [float(distance(answers, targets, every[p])) * len(every[p]) for p in batches(len(every), batch)]
-    return sum(parts) / len(every)
+
+    def summed(parts: list[slice]) -> float:
+        return sum(float(distance(answers, targets, every[part])) * len(every[part]) for part in parts)
+
+    return in_parts(model, len(every), 256, summed) / len(every)
 
 
 def operate(
@@ -115,8 +119,10 @@ def operate(
             return [modules[""](features[index])]
     else:
         with torch.no_grad():
-            parts = [depths(expert, normalise, images[part]) for part in batches(len(images), 256)]
-        targets = [torch.cat(depth) for depth in zip(*parts, strict=True)]
+            every = in_parts(
+                expert, len(images), 256, lambda parts: [depths(expert, normalise, images[part]) for part in parts]
+            )
+        targets = [torch.cat(depth) for depth in zip(*every, strict=True)]
         names = [*(f"blocks.{index}." for index in range(len(targets) - 1)), ""]
         modules = {n: Surgery(t.shape[1], rank, generator).to(place) for n, t in zip(names, targets, strict=True)}
         operate_blocks(merged.requires_grad_(False), [modules[name] for name in names[:-1]])
@@ -127,13 +133,16 @@ def operate(
 
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=lr)
-    before = whole_distance(answers, targets)
+    before = whole_distance(merged, answers, targets)
     for _ in progress(range(steps)):
-        loss = distance(answers, targets, torch.randint(len(images), (batch,), generator=generator))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        index = torch.randint(len(images), (batch,), generator=generator)
+
+        def loss(part: slice, index: Tensor = index) -> Iterator[Tensor]:
+            yield len(index[part]) / batch * distance(answers, targets, index[part])
+
+        slopes(merged, parameters, batch, loss)
         optimiser.step()
-    facts = {"distance_before": before, "distance_after": whole_distance(answers, targets)}
+    facts = {"distance_before": before, "distance_after": whole_distance(merged, answers, targets)}
     return {name: module.cpu().requires_grad_(False) for name, module in modules.items()}, facts
 
 
