@@ -19,6 +19,7 @@ from advmerge.explanations import probe
 from advmerge.jobs import gpu, session
 from advmerge.merging import Adaptation
 from advmerge.merging.engine import adapt
+from advmerge.merging.selective import localise
 from advmerge.merging.surgery import Kind, operate
 from advmerge.models import Classifier, Head, Normalise, build_encoder, predict, to_unit
 from advmerge.script import run
@@ -149,6 +150,13 @@ def merged(name: str, **options: Any) -> Callable[[nn.Module], list[torch.Tensor
     return made
 
 
+def localised(normalise: nn.Module) -> list[torch.Tensor]:
+    base, expert, options = fresh().state_dict(), other().state_dict(), {"steps": range(4), "lr": 0.01, "batch": 13}
+    vector, zeros = {n: expert[n] - t for n, t in base.items()}, {n: torch.zeros_like(t) for n, t in base.items()}
+    model, labels, generator = Classifier(other(), head(), normalise), torch.arange(40) % 3, torch.Generator()
+    return [*localise(model, base, vector, zeros, images(), labels, generator, **options).values()]
+
+
 def operated(kind: Kind) -> Callable[[nn.Module], list[torch.Tensor]]:
     def made(normalise: nn.Module) -> list[torch.Tensor]:
         encoder, expert = fresh().eval(), other()
@@ -164,9 +172,10 @@ IN_PARTS: dict[str, Callable[[nn.Module], list[torch.Tensor]]] = {
     "pretrain": pretrained,
     "surgery": operated("final"),
     "deep surgery": operated("deep"),
+    "selective learning": localised,
     "fisher": merged("fisher", images=7),
     **{name: merged(name, images=37) for name in ("regmean", "regmean_plus")},
-    **{name: merged(name, steps=4, batch=13) for name in ("adamerging", "sigmoid_weighted", "selective_learning")},
+    **{name: merged(name, steps=4, batch=13) for name in ("adamerging", "sigmoid_weighted")},
 }
 """Work → what it makes of images that come in through this module; see also training, inference and crafting."""
 
