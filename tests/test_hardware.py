@@ -297,7 +297,7 @@ def test_the_best_device_there_is(monkeypatch: pytest.MonkeyPatch, cuda: bool, m
         if there:
             assert hardware.choose(asked).type == asked
         else:
-            with pytest.raises(StudyError, match=f"^hardware.device: {asked}, but torch finds no such device here"):
+            with pytest.raises(StudyError, match=f"^hardware.device: {asked}, but this machine has no such device"):
                 hardware.choose(asked)
 
 

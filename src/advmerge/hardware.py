@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from advmerge.errors import StudyError
+from advmerge.errors import absent
 from advmerge.passes import least
 
 
@@ -68,7 +68,7 @@ def choose(asked: str = "auto") -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = next(kind for kind, found in there.items() if found) if asked == "auto" else asked
     if not there[kind]:
-        raise StudyError(f"hardware.device: {asked}, but torch finds no such device here; 'auto' takes what there is")
+        raise absent(asked)
     return torch.device(kind)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from advmerge.artifacts import sha256
-from advmerge.errors import StudyError
+from advmerge.errors import StudyError, absent
 from advmerge.jobs.gpu import devices
 from advmerge.jobs.warm import LIBRARIES
 from advmerge.study import Study, fingerprint
@@ -195,7 +195,7 @@ def require_device(asked: str) -> None:
         StudyError: naming the key.
     """
     if asked in ("cuda", "mps") and not devices(asked):
-        raise StudyError(f"hardware.device: {asked}, but this machine has no such device; 'auto' takes what there is")
+        raise absent(asked)
 
 
 def set_up_jobs(device: str = "auto") -> None:
