@@ -123,7 +123,10 @@ def test_a_linear_networks_flops_are_its_products() -> None:
     """timm's smallest transformer without blocks: 4 patches of 4 × 4 pixels into 8 numbers, no other product."""
     options = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 8, "depth": 0, "num_heads": 1}
     backbone = {"timm": "vit_tiny_patch16_224", "options": options, "mean": [0.5], "std": [0.5]}
-    assert network(backbone, (1, 8, 8)).flops == Work(2 * 4 * 16 * 8, 2 * 4 * 16 * 8, 2 * 4 * 16 * 8)
+    found = network(backbone, (1, 8, 8))
+    assert found.flops == Work(2 * 4 * 16 * 8, 2 * 4 * 16 * 8, 2 * 4 * 16 * 8)
+    # The convolution keeps the image; normalisation its five tokens, and a mean and a deviation of each.
+    assert found.kept == Work(0, 4 * (64 + 5 * 8 + 2 * 5), 4 * (64 + 5 * 8 + 2 * 5))
 
 
 def test_depthwise_convolutions_train_at_the_usual_price() -> None:
@@ -176,6 +179,9 @@ def test_a_job_does_what_its_slice_says(smoke: Study) -> None:
     assert plane == Work(3 * 16 * (1 + 9 * 3))
     deepfool = jobs["results/smoke/adversarial/latin/pretrained/deepfool.safetensors"]
     assert deepfool.most["pretrained"].forward > 5 * deepfool.work["pretrained"].forward
+    kept = plan.networks(smoke)["pretrained"].kept
+    assert pgd.kept == 32 * kept.pixels
+    assert jobs["results/smoke/models/finetuned/latin.safetensors"].kept == (32 + 32) * kept.weights
 
 
 def test_there_is_a_phase_for_every_rule_that_runs_a_job() -> None:
@@ -209,6 +215,10 @@ def test_a_cluster_is_asked_for_the_largest_job_of_a_rule(smoke: Study) -> None:
     assert asked["runtime"] == pytest.approx(minutes, abs=1)
     assert asked["mem_mb"] == 4000 + 1.5 * 10_000
     assert requests([small], networks, slow)["attack"]["runtime"] == LEAST
+    # What passes keep is the GPU's, or the host's.
+    passing = small._replace(kept=2e9)
+    assert requests([passing], networks, slow)["attack"]["mem_mb"] == 4500
+    assert requests([passing], networks, slow, on_cpu=True)["attack"]["mem_mb"] == 7500
 
 
 def test_downloads_are_the_studys_own(smoke: Study) -> None:

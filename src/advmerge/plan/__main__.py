@@ -13,7 +13,8 @@ from advmerge.study import load
 try:
     study = load(sys.argv[1])
     known = networks(study)
-    asked = requests(jobs(study, known), known, Speeds(stated(float(sys.argv[2]), UTILISATION), 1, 100e6, start=60))
+    speeds = Speeds(stated(float(sys.argv[2]), UTILISATION), 1, 100e6, start=60)
+    asked = requests(jobs(study, known), known, speeds, on_cpu=study.hardware.device == "cpu")
     with replacing(sys.argv[3]) as path:
         path.write_text(json.dumps(asked), encoding="utf-8")
 except StudyError as error:

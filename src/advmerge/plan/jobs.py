@@ -46,6 +46,7 @@ class Job(NamedTuple):
         read: bytes that it reads, and hashes once for all who come after it.
         written: bytes.
         memory: bytes of the host that it holds at once, beside libraries.
+        kept: bytes that its passes keep for their way back, on the device; passes that have none take little.
         host: CPU seconds of what no network does.
     """
 
@@ -56,6 +57,7 @@ class Job(NamedTuple):
     read: float = 0
     written: float = 0
     memory: float = 0
+    kept: float = 0
     host: float = 0
 
 
@@ -112,6 +114,11 @@ class _Maker:
     def each(self, names: Iterable[str], work: Work) -> dict[str, Work]:
         """The same work of several models."""
         return _sum(*({self.network_of(name): work} for name in names))
+
+    def kept(self, names: Iterable[str], work: Work) -> float:
+        """Bytes that images which pass several models at once keep for the way back."""
+        kept = (self.networks[self.network_of(name)].kept for name in names)
+        return sum(each.pixels * work.pixels + each.weights * work.weights for each in kept)
 
     def file(self, content: float, tensors: int, inputs: int) -> float:
         """Bytes of an artifact of tensors."""
@@ -174,18 +181,20 @@ class _Maker:
         return self._drawn("corpus", path, self.corpus_images())
 
     def _encoder(
-        self, rule: str, path: str, name: str, work: dict[str, Work], images: float = 0, inputs: int = 2
+        self, rule: str, path: str, name: str, work: dict[str, Work], images: float = 0, inputs: int = 2, step: int = 0
     ) -> Job:
-        """A job that makes an encoder: its weights, gradients and Adam's two moments are held."""
+        """A job that makes an encoder: its weights, gradients and Adam's two moments are held, and ``step`` images pass."""
         shapes = self.networks[self.network_of(name)].shapes
         written = self.file(self.weights(name), len(shapes), inputs)
-        return Job(rule, path, work, read=written + images, written=written, memory=6 * written)
+        kept = self.kept([name], Work(weights=step))
+        return Job(rule, path, work, read=written + images, written=written, memory=6 * written, kept=kept)
 
     def pretrain(self, path: str, part: Slice) -> Job:
         name = path.removeprefix(f"{self.study.results}/models/").removesuffix(".safetensors")
-        passed = part["recipe"]["steps"] * part["recipe"]["batch"]
+        step = part["recipe"]["batch"]
+        passed = part["recipe"]["steps"] * step
         work = self.each([name], Work(passed, 0, passed))
-        return self._encoder("pretrain", path, name, work, self.images(self.corpus_images()), 1)
+        return self._encoder("pretrain", path, name, work, self.images(self.corpus_images()), 1, step)
 
     def unpack(self, path: str, part: Slice) -> Job:
         name = path.removeprefix(f"{self.study.results}/models/").removesuffix(".safetensors")
@@ -212,7 +221,7 @@ class _Maker:
         passed = recipe["steps"] * step
         work = self.each([encoder], Work(passed + anchored, 0, passed))
         images = sum(self.task(task, "train") for task in tasks)
-        return self._encoder(rule, path, encoder, work, images, 2 + 2 * len(tasks))
+        return self._encoder(rule, path, encoder, work, images, 2 + 2 * len(tasks), step)
 
     def finetune(self, path: str, part: Slice) -> Job:
         name = path.removeprefix(f"{self.study.results}/models/finetuned/").removesuffix(".safetensors")
@@ -228,15 +237,18 @@ class _Maker:
         points = merging.grid(part["options"])
         validated = sum(self.study.sizes(task)["val"] for task in tasks) if len(points) > 1 else 0
         work: dict[str, Work] = {}
-        read, adaptive = 0.0, merging.method(part["method"]).adaptive
+        read, method = 0.0, merging.method(part["method"])
+        batch = method.options.get("batch")
+        step = max(point.get("batch", batch.default) for point in points) if batch else 1
         for point in points:
             seen = merging.passes(part["method"], point, len(tasks), network.shapes)
             work = _sum(work, self.each(["pretrained"], Work(seen.forward + validated, 0, seen.backward)))
             read += (1 + len(tasks)) * self.weights() + self.images(validated)
         written = self.file(self.merged(part["name"]), len(network.shapes), 1 + 3 * len(tasks))
         # An adaptive method holds all task vectors and as many gradients; another one a tensor of each model.
-        held = (2 * len(tasks) + 6 if adaptive else 5) * self.weights()
-        return Job("merge", path, work, read=read + written, written=written, memory=held)
+        held = (2 * len(tasks) + 6 if method.adaptive else 5) * self.weights()
+        kept = self.kept(["pretrained"], Work(weights=step))
+        return Job("merge", path, work, read=read + written, written=written, memory=held, kept=kept)
 
     def surgery(self, path: str, part: Slice) -> Job:
         tasks = list(self.study.tasks)
@@ -245,9 +257,11 @@ class _Maker:
         shapes = len(self.networks["pretrained"].shapes)
         written = self.file(self.merged(part["name"]), shapes + 2 * len(tasks), 1 + 2 * len(tasks))
         read = written + len(tasks) * self.weights() + sum(self.task(task, "adapt") for task in tasks)
-        return Job(
-            "surgery", path, self.each(["pretrained"], work), read=read, written=written, memory=5 * self.weights()
-        )
+        # On features alone nothing passes a model on the way back.
+        step = part["options"].get("batch", merging.options_of(operations.operate)["batch"].default)
+        kept = self.kept(["pretrained"], Work(weights=step)) if work.weights else 0
+        passes = self.each(["pretrained"], work)
+        return Job("surgery", path, passes, read=read, written=written, memory=5 * self.weights(), kept=kept)
 
     # ── attacks and answers ─────────────────────────────────────────────────────────────────────────────────
 
@@ -262,7 +276,8 @@ class _Maker:
         read = written + sum(self.model(member) for member in members) + self.images(images)
         memory = 2 * sum(self.model(member) for member in members) + 4 * images * self.values * FLOAT
         work, bound = (self.each(members, made.plus(after)) for made in (usual, most))
-        return Job("attack", path, work, bound, read, written, memory)
+        kept = self.kept(members, Work(pixels=min(images, part["batch_size"])))
+        return Job("attack", path, work, bound, read, written, memory, kept)
 
     def predict(self, path: str, part: Slice) -> Job:
         tasks, members = list(self.study.tasks), part["members"]
@@ -311,9 +326,10 @@ class _Maker:
         written = rows_of(PAIR, tasks * surrogates * images * 5)
         read = tasks * (sum(self.model(member) for member in asked) + surrogates * self.examples())
         memory = 4 * sum(self.model(member) for member in asked)
-        return Job(
-            "explain", path, _sum(probes, self.each([target], looked)), read=read, written=written, memory=memory
-        )
+        together = Work(pixels=min(images, part["batch_size"]))
+        kept = max(self.kept(study.members(name), together) for name in part["fuse"])
+        work = _sum(probes, self.each([target], looked))
+        return Job("explain", path, work, read=read, written=written, memory=memory, kept=kept)
 
     def _viewed(self, rule: str, path: str, images: int, models: int, views: int) -> Job:
         """``views`` of each task's clean and attacked images and one of its expert, by encoders of P's kind."""
@@ -339,5 +355,5 @@ class _Maker:
         made = [(rule, rule) for rule in rules] + [("figure", name) for name in self.study.drawn]
         host, rows = REPORT_S + REPORT_ROW_S * self.rows(), self.rows()
         written = REPORT + REPORT_CELL * rows / self.attacked
-        drawn = Job("", "", {}, {}, rows_of(OUTCOMES, rows), written / len(made), 400 * rows, host / len(made))
+        drawn = Job("", "", {}, {}, rows_of(OUTCOMES, rows), written / len(made), 400 * rows, host=host / len(made))
         return [drawn._replace(rule=rule, made=name) for rule, name in made]

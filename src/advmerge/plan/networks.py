@@ -15,7 +15,7 @@ from advmerge.study import Study
 
 
 class Work(NamedTuple):
-    """Images that pass a network: forward, back to their pixels alone, back to the network's weights."""
+    """Images that pass a network, or what one takes: forward, back to their pixels alone, back to the network's weights."""
 
     forward: float = 0
     pixels: float = 0
@@ -32,11 +32,13 @@ class Network(NamedTuple):
     Attributes:
         flops: of one image's forward pass, backward pass to the pixels, and backward pass to the weights; a
             multiplication and an addition are two. Matrix products and convolutions alone, as everywhere.
+        kept: bytes of one image that are kept until its way back.
         shapes: tensor's name → shape.
         features: that it gives.
     """
 
     flops: Work
+    kept: Work
     shapes: dict[str, tuple[int, ...]]
     features: int
 
@@ -56,22 +58,31 @@ def network(backbone: Mapping[str, Any], shape: tuple[int, int, int]) -> Network
         encoder = build_encoder(backbone)
         model = nn.Sequential(Normalise.of(backbone), encoder).eval()
         image = torch.zeros(1, *shape)
-    forward = _counted(model.requires_grad_(False), image)
-    pixels = _counted(model, image.clone().requires_grad_()) - forward
+    forward, _ = _counted(model.requires_grad_(False), image)
+    pixels, to_pixels = _counted(model, image.clone().requires_grad_())
+    weights, to_weights = _counted(model.requires_grad_(True), image)
     # A layer's gradients by what it takes in and by its weights cost a forward pass each; of depthwise convolutions
     # torch counts the latter as if they were full ones.
-    weights = min(_counted(model.requires_grad_(True), image) - forward, pixels + forward)
+    flops = Work(forward, pixels - forward, min(weights - forward, pixels))
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    return Network(Work(forward, pixels, weights), shapes, features_of(encoder))
+    return Network(flops, Work(0, to_pixels, to_weights), shapes, features_of(encoder))
 
 
-def _counted(model: nn.Module, image: torch.Tensor) -> int:
-    """FLOPs of a pass, both ways where something wants a gradient."""
-    with FlopCounterMode(display=False) as counter:
+def _counted(model: nn.Module, image: torch.Tensor) -> tuple[int, int]:
+    """FLOPs of a pass, both ways where something wants a gradient, and bytes that it keeps for the way back."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}  # by storage; held, so that no other takes its place
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with FlopCounterMode(display=False) as counter, hooks:
         answer = model(image)
         if answer.requires_grad:
             answer.sum().backward()
-    return counter.get_total_flops()
+    return counter.get_total_flops(), sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
 
 
 def networks(study: Study) -> dict[str, Network]:

@@ -17,11 +17,13 @@ LIBRARIES, MORE = 4000, 1.5
 SAFETY, LEAST = 4, 10
 
 
-def requests(jobs: Iterable[Job], networks: Mapping[str, Network], speeds: Speeds) -> dict[str, dict[str, int]]:
+def requests(
+    jobs: Iterable[Job], networks: Mapping[str, Network], speeds: Speeds, on_cpu: bool = False
+) -> dict[str, dict[str, int]]:
     """Rule → ``mem_mb`` and ``runtime`` (minutes) that are enough for its largest job at the first attempt."""
     found: dict[str, dict[str, int]] = {}
     for job in jobs:
-        memory = LIBRARIES + MORE * job.memory / 1e6
+        memory = LIBRARIES + MORE * (job.memory + on_cpu * job.kept) / 1e6
         minutes = max(LEAST, SAFETY * seconds(job, networks, speeds) / 60)
         asked = found.setdefault(job.rule, {"mem_mb": 0, "runtime": 0})
         asked["mem_mb"] = max(asked["mem_mb"], math.ceil(memory / 500) * 500)
