@@ -602,6 +602,14 @@ def test_models_say_how_they_were_made(html: str, tables: Any) -> None:
     assert "0.8 before" in made["TIES + surgery"]["more"][0] and "0.4 after" in made["TIES + surgery"]["more"][0]
 
 
+def test_images_that_were_left_out_are_counted(html: str, tables: Any, evaluated: Any) -> None:
+    data = {TASKS[0]: {"facts": {"skipped": {"train": ["a.png: …", "b.png: …"], "attack": ["c.png: …"]}}}, TASKS[1]: {}}
+    found = page.render(tables, evaluated, [], models(), CONFIG, data=data)
+    said = "name: " + figures.Order(**ORDER).label(TASKS[0]) + " 3 (2 of train, 1 of attack)."
+    assert said in found
+    assert "corrupt: skip" not in html
+
+
 def test_pictures_are_the_images() -> None:
     image = example().clean
     head, _, body = page.gallery.image_uri(image).partition(",")

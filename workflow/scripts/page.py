@@ -24,6 +24,7 @@ def main() -> None:
         found,
         {name: artifacts.metadata(path) for name, path in args["model"].items()},
         args.config,
+        data={task: artifacts.metadata(path) for task, path in args["data"].items()},
         gallery_title=title,
         inputs=args.provenance()["inputs"],
     )

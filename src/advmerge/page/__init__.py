@@ -60,6 +60,7 @@ def render(
     models: Mapping[str, Mapping[str, Any]],
     config: Mapping[str, Any],
     *,
+    data: Mapping[str, Mapping[str, Any]] | None = None,
     gallery_title: str = "",
     inputs: Mapping[str, str] | None = None,
     limit: int = LIMIT,
@@ -72,6 +73,7 @@ def render(
         examples: of the gallery.
         models: name → metadata of its file, as ``Study.page_models()`` names them.
         config: ``Study.page_slice()``.
+        data: task → metadata of its images.
         gallery_title: what the examples are.
         inputs: path → SHA-256 of what the page was made from.
         limit: bytes.
@@ -98,7 +100,7 @@ def render(
         "palette": PALETTE,
         "scale": SCALE,
     }
-    data = json.dumps(
+    plotted = json.dumps(
         content,
         separators=(",", ":"),
         ensure_ascii=False,
@@ -131,10 +133,11 @@ def render(
         training=making.training(models, tables, order),
         merging=making.merging(models, merged, tables, order),
         accuracies=making.accuracies(tables, order),
+        skipped=making.skipped(data or {}, order),
         versions=making.versions(),
         inputs=inputs or {},
         style=(FOLDER / "page.css").read_text(encoding="utf-8"),
-        data=data.replace("<", "\\u003c"),
+        data=plotted.replace("<", "\\u003c"),
         library=_script(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)),
         scripts=[_script((FOLDER / f"{name}.js").read_text(encoding="utf-8")) for name in SCRIPTS],
     )

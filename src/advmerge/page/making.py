@@ -134,6 +134,16 @@ def accuracies(tables: Mapping[str, pandas.DataFrame], order: figures.Order) -> 
     }
 
 
+def skipped(data: Mapping[str, Mapping[str, Any]], order: figures.Order) -> list[str]:
+    """A line a task that lacks images which could not be read, from the metadata of its images: how many of each split."""
+    lines = []
+    for task, metadata in data.items():
+        if counts := {split: len(found) for split, found in metadata.get("facts", {}).get("skipped", {}).items()}:
+            of = ", ".join(f"{count} of {split}" for split, count in counts.items())
+            lines.append(f"{order.label(task)} {sum(counts.values())} ({of})")
+    return lines
+
+
 def versions() -> dict[str, str]:
     """Package → version in this environment, of Python and :data:`VERSIONS`."""
     import platform
