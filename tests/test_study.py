@@ -228,7 +228,7 @@ def test_who_is_explained(content: dict[str, Any]) -> None:
 
 # Everything but images and joined tables.
 COMPUTED = {"pretrain", "head", "finetune", "multitask", "merge", "surgery", "attack", "predict", "evaluate"} | {
-    "explain", "surgery_dose", "weight_path", "weight_plane"
+    "features", "explain", "surgery_dose", "weight_path", "weight_plane"
 }  # fmt: skip
 
 
@@ -242,6 +242,7 @@ def changed_artifacts(before: dict[str, Any], after: dict[str, Any]) -> set[str]
     ("key", "value", "rules"),
     [
         ("attacks/pgd/max_iter", 6, {"attack"}),
+        ("tasks/mnist", {}, {"data", "head", "finetune", "multitask", "merge", "attack"}),
         ("merging/task_arithmetic/scale", [0.3], {"merge"}),
         ("merging/task_arithmetic_surgery/surgery/rank", 4, {"surgery"}),
         ("finetune/steps", 61, {"finetune"}),

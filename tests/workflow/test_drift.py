@@ -200,6 +200,13 @@ def test_the_plan_has_the_jobs_that_run(tree: Tree, jobs: list[Job]) -> None:
     assert {job.made for job in planned if job.made.startswith("results/")} <= outputs
 
 
+def test_an_encoders_features_are_measured_once_for_all_its_heads(jobs: list[Job]) -> None:
+    made = {output for job in jobs if job.rule == "features" for output in job.outputs}
+    assert len(made) == 3  # P, EfficientNet, the small transformer
+    read = [path for job in jobs if job.rule == "head" for path in job.inputs if path.endswith(".features.safetensors")]
+    assert {path: read.count(path) for path in made} == {path: 5 if "pretrained" in path else 3 for path in made}
+
+
 @pytest.fixture(scope="session")
 def reads(tree: Tree, jobs: list[Job]) -> dict[str, set[str]]:
     """rule → the settings whose change changes its jobs, found by changing them."""

@@ -40,6 +40,7 @@ CORPUS = f"{RESULTS}/data/corpus.safetensors"
 CORPUS_IF_ANY = [CORPUS] if study.pretrain else []  # a published encoder comes without
 HEAD = f"{RESULTS}/heads/{{head}}.safetensors"
 ENCODER = f"{RESULTS}/models/{{encoder}}.safetensors"
+FEATURES = f"{RESULTS}/models/{{encoder}}.features.safetensors"
 PRETRAINED = ENCODER.format(encoder="pretrained")
 EXPERT = f"{RESULTS}/models/finetuned/{{expert}}.safetensors"
 MULTITASK = f"{RESULTS}/models/{{multitask}}.safetensors"
@@ -156,6 +157,11 @@ def head_encoder(wildcards):
     return ENCODER.format(encoder=study.origin(wildcards.head).encoder)
 
 
+def head_features(wildcards):
+    encoder = study.origin(wildcards.head).encoder
+    return [FEATURES.format(encoder=encoder)] if encoder in study.measured_encoders else []
+
+
 def head_data(wildcards):
     return DATA.format(task=study.origin(wildcards.head).task)
 
@@ -175,6 +181,10 @@ def published_base(wildcards):
 
 def published_config(wildcards):
     return canonical(PUBLISHED[wildcards.published])
+
+
+def features_config(wildcards):
+    return canonical(study.hardware_slice())
 
 
 def head_files(wildcards):

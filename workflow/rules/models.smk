@@ -46,12 +46,36 @@ rule unpack:
         "--config {params.config:q} --output {output}"
 
 
+rule features:
+    input:
+        code=code("features"),
+        pretrained=ENCODER,
+        corpus=CORPUS,
+    output:
+        FEATURES,
+    log:
+        f"{LOGS}/models/{{encoder}}.features.log",
+    wildcard_constraints:
+        encoder="|".join(study.measured_encoders or ["(?!)"]),
+    priority: 95
+    conda:
+        ENVIRONMENT
+    resources:
+        **asks("features"),
+        gpu=GPU,
+    params:
+        config=features_config,
+    shell:
+        "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
+        "--config {params.config:q} --pretrained {input.pretrained} --corpus {input.corpus} --output {output}"
+
+
 rule head:
     input:
         code=code("head"),
         files=head_files,
         pretrained=head_encoder,
-        corpus=CORPUS_IF_ANY,
+        features=head_features,
         data=head_data,
     output:
         HEAD,
@@ -67,7 +91,7 @@ rule head:
         config=head_config,
     shell:
         "python -IS src/advmerge/jobs/launch.py --gpu --log {log} {input.code[0]} "
-        "--config {params.config:q} --pretrained {input.pretrained} --corpus {input.corpus} "
+        "--config {params.config:q} --pretrained {input.pretrained} --features {input.features} "
         "--data {input.data} --output {output}"
 
 

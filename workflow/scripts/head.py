@@ -13,27 +13,21 @@ from advmerge.zeroshot import load_clip, prompts, zero_shot_head
 
 
 def from_images(args: Arguments, data: dict, classes: list, place: torch.device) -> dict:
-    """From ``head.shots`` images a class, or all; the features' statistics are those over the corpus, or the task's."""
+    """From ``head.shots`` images a class, or all, standardised by what features are like over the corpus, or over the task's."""
     head = args.config["head"]
     pretrained = Model(args["pretrained"])
     encoder = pretrained.encoder().to(place)
     normalise = Normalise.of(pretrained.backbone).to(place)
-    wide = load_tensors(args["corpus"])[0] if args["corpus"] else data
-    statistics = feature_statistics(encoder, normalise, anchor_images(wide["train_images"]))
+    images, labels = data["train_images"], data["train_labels"]
+    if args["features"]:
+        measured, _ = load_tensors(args["features"])
+        statistics = measured["mean"], measured["std"]
+    else:
+        statistics = feature_statistics(encoder, normalise, anchor_images(images))
     if head["kind"] == "probe":
-        images, labels = data["train_images"], data["train_labels"]
         return probe_head(encoder, normalise, images, labels, statistics, head["penalty"])
     try:
-        return few_shot_head(
-            encoder,
-            normalise,
-            data["train_images"],
-            data["train_labels"],
-            len(classes),
-            statistics,
-            head["shots"],
-            head["scale"],
-        )
+        return few_shot_head(encoder, normalise, images, labels, len(classes), statistics, head["shots"], head["scale"])
     except StudyError as error:
         raise StudyError(f"task '{args.config['task']}': {error}") from error
 
@@ -47,7 +41,7 @@ def zero_shot(args: Arguments, classes: list, place: torch.device) -> dict:
 
 
 def main() -> None:
-    args = arguments("pretrained", "corpus?", "data", "output")
+    args = arguments("pretrained", "features?", "data", "output")
     hardware = set_up(args.config["hardware"])
     data, metadata = load_tensors(args["data"])
     classes = metadata["classes"]

@@ -159,9 +159,9 @@ class _Maker:
         """Images of the pretraining corpus; none without one."""
         return corpus.size(**self.study.pretrain.corpus.model_dump()) if self.study.pretrain else 0
 
-    def anchor(self, name: str) -> int:
-        """Images whose features are looked at before fine-tuning or for a head."""
-        return len(anchor_images(torch.empty(self.corpus_images() or self.study.sizes(name)["train"], 0)))
+    def anchor(self, images: int) -> int:
+        """Of so many, those whose features are looked at before fine-tuning or for heads."""
+        return len(anchor_images(torch.empty(images, 0)))
 
     def examples(self) -> float:
         """Bytes of one set of adversarial examples, a float32 a value."""
@@ -203,20 +203,30 @@ class _Maker:
     def published(self, path: str, part: Slice) -> Job:
         return self._encoder("published", path, "pretrained", {}, self.weights(), 1)
 
+    def features(self, path: str, part: Slice) -> Job:
+        encoder = path.removeprefix(f"{self.study.results}/models/").removesuffix(".features.safetensors")
+        images = self.anchor(self.corpus_images())
+        written = self.file(2 * self.networks[encoder].features * FLOAT, 2, 2)
+        read = self.weights(encoder) + self.images(images)
+        memory = 2 * self.weights(encoder)
+        return Job("features", path, self.each([encoder], Work(images)), read=read, written=written, memory=memory)
+
     def head(self, path: str, part: Slice) -> Job:
         head = path.removeprefix(f"{self.study.results}/heads/").removesuffix(".safetensors")
         encoder, task = self.study.origin(head)
         features = self.networks[self.network_of(encoder)].features
         made = self.study.head
-        images = {"few-shot": (made.shots or 0) * CLASSES, "probe": self.study.sizes(task)["train"]}.get(made.kind)
+        train = self.study.sizes(task)["train"]
+        images = {"few-shot": (made.shots or 0) * CLASSES, "probe": train}.get(made.kind)
+        measured = 0 if encoder in self.study.measured_encoders else self.anchor(train)
         # A zero-shot head passes texts through another tower, and no image.
-        work = {} if images is None else self.each([encoder], Work(images + self.anchor(task)))
+        work = {} if images is None else self.each([encoder], Work(images + measured))
         written = self.file((CLASSES * (features + 1) + 2 * features) * FLOAT, 4, 3)
         read = self.weights(encoder) + self.images(images or 0)
         return Job("head", path, work, read=read, written=written, memory=2 * self.weights(encoder))
 
     def _finetuned(self, rule: str, path: str, encoder: str, recipe: Slice, tasks: list[str]) -> Job:
-        anchored = self.anchor(tasks[0]) if recipe["anchor"] else 0
+        anchored = self.anchor(self.corpus_images()) if recipe["anchor"] else 0
         step = recipe["batch"] * len(tasks) + (recipe["anchor_batch"] if recipe["anchor"] else 0)
         passed = recipe["steps"] * step
         work = self.each([encoder], Work(passed + anchored, 0, passed))

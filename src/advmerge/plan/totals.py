@@ -17,7 +17,7 @@ from advmerge.study import Study, check, load
 
 PHASES = {
     "data": ("data", "corpus"),
-    "models": ("pretrain", "unpack", "published", "head", "finetune", "multitask"),
+    "models": ("pretrain", "unpack", "published", "features", "head", "finetune", "multitask"),
     "merge": ("merge", "surgery"),
     "attack": ("attack",),
     "evaluate": ("predict", "evaluate", "outcomes", "accuracy"),

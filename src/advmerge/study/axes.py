@@ -169,6 +169,11 @@ class Axes(Section):
         return ["pretrained", *self.others]
 
     @property
+    def measured_encoders(self) -> list[str]:
+        """The pretrained encoders whose features are measured over the corpus, once for all heads made with them."""
+        return [] if self.pretrain is None or self.head.kind == "zero-shot" else self.encoders
+
+    @property
     def models(self) -> list[str]:
         """Every model that is asked about the clean images, in every seed."""
         return self.every(["pretrained", "finetuned", *self.surrogates, *self.targets])

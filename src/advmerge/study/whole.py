@@ -283,6 +283,8 @@ class Study(Axes):
         found: dict[str, tuple[str, dict[str, Any]]] = {}
         for name in self.sets:
             found[f"{at}/data/{name}.safetensors"] = ("data", self.data_slice(name))
+        for name in self.measured_encoders:
+            found[f"{at}/models/{name}.features.safetensors"] = ("features", self.hardware_slice())
         for name in self.heads:
             found[f"{at}/heads/{name}.safetensors"] = ("head", self.head_slice(name))
         for name in self.experts:
