@@ -27,7 +27,7 @@ from advmerge.models import (
 )
 from advmerge.seeding import derive, numpy_generator, torch_generator
 from advmerge.training import Anchor, augment, feature_statistics, few_shot_head, finetune, pretrain, probe_head
-from advmerge.transfer import answers, distances, zero_gradient_share
+from advmerge.transfer import answers, answers_and_gradients, distances
 
 BACKBONE: dict[str, Any] = {
     "timm": "vit_tiny_patch16_224",
@@ -274,7 +274,10 @@ def test_zero_gradients_are_seen() -> None:
     nn.init.zeros_(model[1].weight[0])  # type: ignore[arg-type, index]
     pixels = to_unit(images(4))
     pixels[0] = 0  # logits (0, 0): the gradient is not zero; the others saturate at hundreds
-    assert zero_gradient_share(model, pixels, torch.ones(4, dtype=torch.long), 2) == 0.75
+    labels = torch.tensor([1, 1, 0, 1])
+    *said, share = answers_and_gradients(model, pixels, labels, 2)
+    assert share == 0.5  # the third is wrong, which has a gradient too
+    assert all(torch.equal(*both) for both in zip(said, answers(model, pixels, labels, 4), strict=True))
 
 
 def test_seeds_differ_by_purpose_and_are_stable() -> None:

@@ -170,7 +170,7 @@ def test_surgery_passes_what_it_says() -> None:
 def test_a_job_does_what_its_slice_says(smoke: Study) -> None:
     jobs = {job.made: job for job in plan.jobs(smoke, plan.networks(smoke))}
     pgd = jobs["results/smoke/adversarial/latin/pretrained/pgd_eps8.safetensors"]
-    assert pgd.work["pretrained"] == Work((5 + 3) * 32, (5 + 1) * 32, 0)
+    assert pgd.work["pretrained"] == Work((5 + 2) * 32, (5 + 1) * 32, 0)
     assert jobs["results/smoke/models/pretrained.safetensors"].work["pretrained"] == Work(800 * 64, 0, 800 * 64)
     expert = jobs["results/smoke/models/finetuned/latin.safetensors"].work["pretrained"]
     assert expert.weights == 150 * (32 + 32)

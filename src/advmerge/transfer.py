@@ -26,20 +26,26 @@ def distances(clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor, Tenso
     return delta.norm(dim=1).float(), delta.abs().amax(1).float(), (delta != 0).any(1)
 
 
-def zero_gradient_share(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> float:
-    """Share of images whose cross-entropy gradient is zero everywhere: there a gradient attack is blind.
+def answers_and_gradients(
+    model: nn.Module, images: Tensor, labels: Tensor, batch_size: int
+) -> tuple[Tensor, Tensor, float]:
+    """As :func:`answers` of images in [0, 1], and the share whose cross-entropy gradient is zero everywhere.
 
-    Saturated logits do this; a share above a few per cent says that the attack, not the model, failed.
+    There a gradient attack is blind. Saturated logits do this; a share above a few per cent says that the attack, not
+    the model, failed.
     """
     device = next(model.buffers()).device
 
-    def zero(part: slice) -> int:
+    def both(part: slice) -> tuple[Tensor, Tensor]:
         batch = images[part].to(device).requires_grad_()
-        loss = nn.functional.cross_entropy(model(batch), labels[part].to(device), reduction="sum")
+        logits = model(batch)
+        loss = nn.functional.cross_entropy(logits, labels[part].to(device), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, batch)
-        return int((gradient.flatten(1) == 0).all(1).sum())
+        return logits.detach().float().cpu(), (gradient.flatten(1) == 0).all(1).cpu()
 
-    return in_parts(model, len(images), batch_size, lambda parts: sum(map(zero, parts))) / len(images)
+    made = in_parts(model, len(images), batch_size, lambda parts: [both(part) for part in parts])
+    logits, zero = (torch.cat(parts) for parts in zip(*made, strict=True))
+    return logits.argmax(1), margin(logits, labels), int(zero.sum()) / len(images)
 
 
 def outcome_rows(

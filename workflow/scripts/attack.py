@@ -7,7 +7,7 @@ from advmerge.attacks.bridge import check_budget, craft
 from advmerge.hardware import set_up
 from advmerge.models import answering, to_unit
 from advmerge.script import arguments, progress, run, work
-from advmerge.transfer import answers, distances, zero_gradient_share
+from advmerge.transfer import answers, answers_and_gradients, distances
 
 
 def main() -> None:
@@ -34,9 +34,8 @@ def main() -> None:
         )
         options = config["options"]
         check_budget(clean, adversarial, options.get("eps"), options.get("norm", "inf"))
-        clean_prediction, clean_margin = answers(model, clean, labels, batch)
+        clean_prediction, clean_margin, zero_gradients = answers_and_gradients(model, clean, labels, batch)
         prediction, margin = answers(model, adversarial, labels, batch)
-        zero_gradients = zero_gradient_share(model, clean, labels, batch)
     l2, linf, changed = distances(clean, adversarial)
     right = clean_prediction == labels
     fooled = (right & (prediction != labels)).sum()

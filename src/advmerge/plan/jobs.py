@@ -277,8 +277,8 @@ class _Maker:
 
     def attack(self, path: str, part: Slice) -> Job:
         found, images = self.counted(part["method"], part["options"]), part["images"]
-        # Then answers to clean and adversarial images, and a gradient that may be zero.
-        after = Work(3 * images, images)
+        # Then answers to clean images, with a gradient that may be zero, and to adversarial ones.
+        after = Work(2 * images, images)
         most = Work(found.forward * images, found.backward * images)
         usual = Work(*(amount * found.usual for amount in most))
         members = part["members"]
