@@ -111,6 +111,15 @@ def test_heatmap_shows_the_numbers_of_its_table(study, drawn):
     assert ticks == ["PGD", "fgsm", "mifgsm", "autopgd"] * 2 + ["cw", "deepfool", "noise", "noise"]
 
 
+def test_a_page_shows_those_that_it_is_told(study):
+    heatmap = figures.draw("heatmap_pretrained-2", *study, ORDER, shown=TARGETS[1:3])
+    assert {ax.get_title("left") for ax in heatmap.axes} == {"", *(ORDER.label(target) for target in TARGETS[1:3])}
+    ranks = figures.draw("critical_distance-2", *study, ORDER, shown=["finetuned"])
+    assert all(ax.get_title("left").startswith("crafted on finetuned, ") for ax in ranks.axes)
+    rows = figures.draw("relative_transfer-3", *study, ORDER, bootstrap=20, shown=TARGETS[-1:])
+    assert [name.get_text() for name in rows.axes[0].get_yticklabels()] == ["multitask"]
+
+
 @pytest.mark.parametrize("attacks", [["pgd"], ["pgd", "cw"], None])
 def test_heatmap_headings_do_not_run_into_each_other(study, attacks):
     outcomes = study[0] if attacks is None else study[0][study[0]["attack"].isin(attacks)]
@@ -256,11 +265,12 @@ def test_a_file_is_as_wide_as_its_figure(drawn, tmp_path):
     assert "<text" not in svg  # outlines: no font is needed to see it
 
 
-def test_many_columns_make_a_heatmap_wider_and_few_do_not():
-    across, down, width, height = figures_heatmap._page(9, 3.4, 1.7)
-    assert (across, down, width, height) == (2, 5, 6.9, 8.5)
-    assert figures_heatmap._page(9, 3.5, 1.7)[0] == 1
-    assert figures_heatmap._page(9, 8.0, 1.7)[2] == 8.0
+def test_panels_stand_beside_each_other_while_they_fit_on_a_page():
+    assert figures_heatmap._grid(9, figures_heatmap._Panel(3.4, 1.7, False)) == (2, 5)
+    assert figures_heatmap._grid(9, figures_heatmap._Panel(3.5, 1.7, False)) == (1, 9)
+    assert figures_heatmap._grid(5, figures_heatmap._Panel(8.0, 1.7, False)) == (1, 5)
+    assert figures_heatmap._grid(4, figures_heatmap._Panel(1.7, 1.6, False)) == (1, 4)  # the shape of a page
+    assert figures_heatmap._grid(12, figures_heatmap._Panel(1.7, 2.2, False)) == (3, 4)  # two would be 13 inches
 
 
 def test_colours_are_told_apart_without_hue():
@@ -332,7 +342,13 @@ def test_the_script_draws_the_figure_it_is_told(study, tmp_path):
         "attacks": [],
         "labels": {},
     }
-    config = {"statistics": {"confidence": 0.9, "bootstrap": 20}, "seed": 0, "order": order, "figure": DRAWN[0]}
+    config = {
+        "statistics": {"confidence": 0.9, "bootstrap": 20},
+        "seed": 0,
+        "order": order,
+        "figure": DRAWN[0],
+        "shown": [],
+    }
     command = arguments(
         "figure",
         config=json.dumps(config),

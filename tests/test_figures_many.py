@@ -1,4 +1,4 @@
-"""Figures of a study as broad as studies/full.yaml: they keep a page's width, and no text runs into another."""
+"""Figures of a study as broad as studies/full.yaml: they keep to pages, and no text runs into another."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from advmerge import figures, figures_explain, figures_heatmap, figures_ranks
+from advmerge.study import load
 from test_statistics import ROOT
 
 FULL = yaml.safe_load((ROOT / "studies/full.yaml").read_text(encoding="utf-8"))
@@ -71,6 +72,19 @@ def test_panels_of_surgery_have_titles_apart(models, shape) -> None:
         assert len({ax.get_ylim() for ax in rows}) == 1
 
 
+def test_a_plane_of_many_surrogates_fits_on_a_page() -> None:
+    share = [0, 0.5, 1]
+    rows = table(surrogate=SURROGATES, toward_expert=share, toward_merged=share)
+    rows = rows.assign(**dict.fromkeys(("loss", "accuracy", "transfer_asr"), rows["value"]))
+    figure = figures_explain.weight_plane(rows, "task_arithmetic", "PGD, ε = 8/255", ORDER)
+    figure.draw_without_rendering()
+    assert figure.get_figheight() <= figures.PAGE
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert len(panels) == 2 + len(SURROGATES)
+    assert apart([ax.title for ax in panels])
+    assert all(apart(ax.texts) and inside(figure, ax.title) for ax in panels)
+
+
 @pytest.mark.parametrize(("targets", "shown"), [(37, [1, *range(5, 36, 5)]), (12, [*range(1, 13)])])
 def test_ranks_of_two_digits_are_apart(targets, shown) -> None:
     names = TARGETS[:targets]
@@ -88,10 +102,24 @@ def test_ranks_of_two_digits_are_apart(targets, shown) -> None:
         assert [int(text.get_text()) for text in ticks] == shown
         assert apart(ax.texts)
         assert all(inside(figure, text) for text in ax.texts)
+    assert figure.get_figheight() <= figures.PAGE
 
 
-def ratios(levels) -> pd.DataFrame:
-    rows = table(surrogate=SURROGATES, target=TARGETS, eps=levels)
+def test_pages_show_each_target_or_surrogate_once() -> None:
+    drawn = load(ROOT / "studies/full.yaml").drawn
+    for figure, shown, pages in (
+        *((f"heatmap_{name}", [target for target in TARGETS if target != name], 8) for name in SURROGATES),
+        *((f"relative_transfer{width}", TARGETS, 3) for width in ("", "_column")),
+        ("critical_distance", SURROGATES, 10),
+    ):
+        found = {name: names for name, names in drawn.items() if name.partition("-")[0] == figure}
+        assert [*found] == [figure, *(f"{figure}-{k}" for k in range(2, pages + 1))]
+        assert [name for names in found.values() for name in names] == shown
+    assert not any(load(ROOT / "params.yaml").drawn.values())
+
+
+def ratios(levels, targets=TARGETS) -> pd.DataFrame:
+    rows = table(surrogate=SURROGATES, target=targets, eps=levels)
     rows = rows.rename(columns={"value": "relative"}).assign(transfer_asr=0.7 * rows["value"])
     for prefix, value in (("", rows["relative"]), ("transfer_", rows["transfer_asr"])):
         rows = rows.assign(**{f"{prefix}low": value - 0.02, f"{prefix}high": value + 0.02})
@@ -100,29 +128,31 @@ def ratios(levels) -> pd.DataFrame:
 
 @pytest.mark.parametrize(("width", "levels"), [(figures.WIDTH, [4 / 255, 8 / 255]), (figures.COLUMN, [8 / 255])])
 def test_rows_of_many_targets_are_thin_and_their_names_apart(width, levels) -> None:
-    ratio = ratios(levels)
+    targets = TARGETS[-figures.ROWS :]
+    ratio = ratios(levels, targets)
     by_seed = ratio.rename(columns={"target": "model", "relative": "value"}).assign(quantity="relative")
     by_seed = pd.concat([by_seed.assign(seed=seed) for seed in (0, 1)])
     white = ratio[ratio["surrogate"] == "pretrained"].assign(surrogate=lambda rows: rows["target"])
     figure = figures.relative_transfer(pd.concat([ratio, white]), ratio, ORDER, by_seed, width)
     figure.draw_without_rendering()
     assert figure.get_figwidth() == width
-    assert figure.get_figheight() <= 20
+    assert figure.get_figheight() <= figures.PAGE
     assert inside(figure, figure.legends[0])
     assert len(figure.legends[0].get_texts()) == len(SURROGATES) + 3
     for ax in (figure.axes[0], figure.axes[len(levels)]):
         names = ax.get_yticklabels()
-        assert [name.get_text() for name in names] == [ORDER.label(target) for target in TARGETS]
+        assert [name.get_text() for name in names] == [ORDER.label(target) for target in targets]
         assert min(name.get_fontsize() for name in names) >= 5
         assert apart(names)
     heights = {round(float(y), 6) for bar in figure.axes[0].containers for y in bar.lines[0].get_ydata()}
-    assert len(heights) == len(TARGETS) * len(SURROGATES) - 1  # no two dots on one line; one target is a surrogate
+    assert len(heights) == len(targets) * len(SURROGATES) - 1  # no two dots on one line; one target is a surrogate
 
 
-def test_a_heatmap_of_many_attacks_is_as_wide_as_a_page_and_its_numbers_are_apart() -> None:
+def test_a_heatmap_of_many_attacks_fits_on_pages_and_its_numbers_are_apart() -> None:
     budgeted = [name for name in ATTACKS if isinstance(FULL["attacks"][name].get("eps"), list)]
     others = [name for name in ATTACKS if name not in (*budgeted, "pgd_l2")]
-    axes = {"task": list(FULL["tasks"]), "surrogate": ["pretrained"], "target": TARGETS[:2]}
+    (targets, *_) = load(ROOT / "studies/full.yaml").drawn.values()
+    axes = {"task": list(FULL["tasks"]), "surrogate": ["pretrained"], "target": targets}
     parts = [table(**axes, attack=budgeted, eps=[4 / 255, 8 / 255]), table(**axes, attack=["pgd_l2"], eps=[0.5])]
     parts.append(table(**axes, attack=others, eps=[np.nan]))
     cells = pd.concat(parts).assign(transfer_asr=1.0, n=30, target_accuracy=0.8)  # 100: the widest of numbers
@@ -131,8 +161,9 @@ def test_a_heatmap_of_many_attacks_is_as_wide_as_a_page_and_its_numbers_are_apar
     figure = figures_heatmap.heatmap(cells, pooled, "pretrained", ORDER)
     figure.draw_without_rendering()
     assert figure.get_figwidth() == figures.WIDTH
+    assert figure.get_figheight() <= figures.PAGE
     panels = [ax for ax in figure.axes if ax.get_title("left")]
-    assert len(panels) == 2
+    assert len(panels) == len(targets) == 5
     for ax in panels:
         assert apart([text for text in ax.texts if text.get_text() != "*"])
         assert min(text.get_fontsize() for text in ax.texts) >= 5

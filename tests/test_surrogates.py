@@ -253,7 +253,7 @@ def test_the_grid_of_a_study_with_every_kind(study: Study) -> None:
     assert "adversarial/latin/net/pgd_eps8" in rules
     assert "adversarial/latin/net/deepfool" not in rules
     assert study.surrogates_of("multitask", "deepfool") == [name for name in study.surrogates if name != "net"]
-    assert study.drawn[2:4] == ["heatmap_net", "heatmap_resnet"]
+    assert list(study.drawn)[2:4] == ["heatmap_net", "heatmap_resnet"]
     recipe = study.finetune.model_dump()
     assert made[study.expert("resnet/latin")][1]["recipe"] == {**recipe, "steps": 20, "anchor": 0}
     assert made[study.expert("decoy")][1]["recipe"] == {**recipe, "lr": 0.01}

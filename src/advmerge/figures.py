@@ -26,7 +26,10 @@ FIGURES = (
     *("relative_transfer", "relative_transfer_column", "accuracy_transfer", "accuracy_transfer_column"),
     *("critical_distance", "gallery"),
 )
-"""Every figure but ``heatmap_<surrogate>``, by file stem. :func:`draw` makes those and all of these but the gallery."""
+"""Every figure but ``heatmap_<surrogate>``, by file stem. :func:`draw` makes those and all of these but the gallery.
+
+What is too tall for a page goes on as ``<stem>-2``, ``<stem>-3``, …: a name that no surrogate can have.
+"""
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -37,8 +40,11 @@ COLUMN = 3.3
 """Width of the figures named …_column in inches: one column of a page, with the same fonts."""
 
 
-TALLEST = 16.8
-"""Height in inches of all rows of a figure: of many targets they are thinner, and with the legend it stays under 20."""
+PAGE = 10.0
+"""Height of a page in inches: a figure of many targets or surrogates goes on on another, see :func:`pages`."""
+
+ROWS, TALLEST = 15, 6.9
+"""Targets on a page of relative transfer, and the height of all its rows in inches: of many surrogates they are thinner."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,18 @@ def save(figure: Figure, directory: Path | str, name: str) -> None:
                 figure.savefig(temporary, format=form, metadata=undated[form])
 
 
+def pages(stem: str, names: Sequence[str], most: int) -> dict[str, Sequence[str]]:
+    """The files of a figure that has room for so many of the names → the names shown there; none for all of them.
+
+    >>> pages("ranks", ["a", "b"], 2), pages("ranks", ["a", "b", "c"], 2)
+    ({'ranks': ()}, {'ranks': ['a', 'b'], 'ranks-2': ['c']})
+    """
+    if len(names) <= most:
+        return {stem: ()}
+    starts = range(0, len(names), most)
+    return {stem + f"-{k + 1}" * (k > 0): names[start : start + most] for k, start in enumerate(starts)}
+
+
 def draw(
     name: str,
     outcomes: pandas.DataFrame,
@@ -166,14 +184,19 @@ def draw(
     confidence: float = 0.95,
     bootstrap: int = 2000,
     seed: int = 0,
+    shown: Sequence[str] = (),
 ) -> Figure:
     """A figure of :data:`FIGURES` that needs no images, or ``heatmap_<surrogate>``. All use the primary denominator.
 
-    Those of one column (…_column) show the largest budget alone.
+    Those of one column (…_column) show the largest budget alone. ``shown`` are the targets on a page, or the
+    surrogates on one of ranks, as :func:`pages` deals them out; all if it names none.
 
     Raises:
         StudyError: there is no such figure.
     """
+    name = name.partition("-")[0]
+    if shown:
+        outcomes = outcomes[outcomes["surrogate" if name == "critical_distance" else "target"].isin(list(shown))]
     if name.startswith("heatmap_"):
         from advmerge.figures_heatmap import heatmap
 

@@ -232,9 +232,9 @@ def weight_plane(rows: pandas.DataFrame, merged: str, examples: str, order: figu
             *((f"transfer ASR (%), {examples}\ncrafted on {order.label(name)}", rows[rows["surrogate"] == name],
                "transfer_asr", 100) for name in surrogates),
         ]  # fmt: skip
-        across = 2
+        across, height = (2, 2.9) if len(panels) <= 6 else (3, 2.2)
         down = -(-len(panels) // across)
-        figure = figures._figure(figures.WIDTH, 0.3 + 2.9 * down)
+        figure = figures._figure(figures.WIDTH, 0.3 + height * down)
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         for ax in list(grid.flat)[len(panels) :]:
             ax.set_axis_off()

@@ -6,7 +6,8 @@ Like :mod:`advmerge.figures`, whose style and file formats they share.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advmerge import figures
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 FEW = 20
 """A rate from fewer images than this is marked with a star in the heatmaps."""
+
+SCALE = 0.9
+"""Height in inches of the colours' scale above the panels."""
 
 CELL, NARROW = 0.2, 0.142
 """Width of a cell in inches, and the least: as wide as the digits of 100 % in 5 pt, with a star above, not beside."""
@@ -42,13 +46,10 @@ def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, o
         tasks = figures.Order.among(cells["task"], order.tasks)
         targets = figures.Order.among(cells["target"], order.targets)
         groups = _column_groups(cells, order)
-        columns = sum(len(attacks) for _, _, attacks in groups)
-        heading = 1.95 + 0.05 * max(len(order.label(target)) for target in targets)  # a name and its note
-        cell = max(NARROW, min(CELL, (figures.WIDTH - 0.85) / columns))  # narrow if even one panel were too wide
-        narrow = cell < CELL
-        panel = max(heading, cell * columns + 0.85), 0.15 * (len(tasks) + 1) + 0.46 + 0.1 * narrow
-        across, down, width, height = _page(len(targets), *panel)
-        figure = figures._figure(width, height + 0.9)
+        panel = _panel(len(tasks), sum(len(attacks) for _, _, attacks in groups), map(order.label, targets))
+        narrow = panel.narrow
+        across, down = _grid(len(targets), panel)
+        figure = figures._figure(max(figures.WIDTH, panel.width), down * panel.height + SCALE)
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.05, wspace=0.04)
         axes = figure.subplots(down, across, squeeze=False)
         colours = mpl.colormaps["rocket_r"].with_extremes(bad="0.85")
@@ -94,19 +95,46 @@ def heatmap(cells: pandas.DataFrame, pooled: pandas.DataFrame, surrogate: str, o
     return figure
 
 
-def _page(panels: int, width: float, height: float) -> tuple[int, int, float, float]:
-    """Columns, rows, width and height of a grid of panels, at least so wide, that comes closest to an A4 page's shape.
+class _Panel(NamedTuple):
+    """Least width and height of a target's panel in inches, and whether its cells are narrow."""
 
-    The page is :data:`figures.WIDTH` wide, and wider only if a single panel is.
-    """
+    width: float
+    height: float
+    narrow: bool
 
-    def distance(across: int) -> float:
-        return abs(math.log(-(-panels // across) * height / figures.WIDTH) - math.log(math.sqrt(2)))
 
-    fitting = [across for across in range(1, min(4, panels) + 1) if across * width <= figures.WIDTH]
-    across = min(fitting or [1], key=distance)
-    down = -(-panels // across)
-    return across, down, max(figures.WIDTH, width), down * height
+def _panel(tasks: int, columns: int, names: Iterable[str]) -> _Panel:
+    """That takes so many tasks and attacks, under a heading with one of these names."""
+    heading = 1.95 + 0.05 * max(map(len, names))  # a name and its note
+    cell = max(NARROW, min(CELL, (figures.WIDTH - 0.85) / columns))  # narrow if even one panel were too wide
+    narrow = cell < CELL
+    return _Panel(max(heading, cell * columns + 0.85), 0.15 * (tasks + 1) + 0.46 + 0.1 * narrow, narrow)
+
+
+def _columns(panels: int, panel: _Panel) -> list[int]:
+    """How many may stand beside each other. A page is :data:`figures.WIDTH` wide, and wider only if a panel is."""
+    return [n for n in range(1, min(4, panels) + 1) if n * panel.width <= figures.WIDTH] or [1]
+
+
+def _grid(panels: int, panel: _Panel) -> tuple[int, int]:
+    """Columns and rows of a grid that fits on a page, and of these the one that comes closest to its shape."""
+
+    def distance(across: int) -> tuple[bool, float]:
+        height = -(-panels // across) * panel.height
+        return height + SCALE > figures.PAGE, abs(math.log(height / figures.WIDTH) - math.log(math.sqrt(2)))
+
+    across = min(_columns(panels, panel), key=distance)
+    return across, -(-panels // across)
+
+
+def pages(
+    surrogate: str, tasks: int, columns: int, targets: Sequence[str], order: figures.Order
+) -> dict[str, Sequence[str]]:
+    """The files of a surrogate's heatmap → the targets of each, of so many tasks and attacks at a budget."""
+    targets = [target for target in targets if target != surrogate]
+    panel = _panel(tasks, columns, map(order.label, targets))
+    most = max(_columns(len(targets), panel)) * max(1, int((figures.PAGE - SCALE) / panel.height))
+    return figures.pages(f"heatmap_{surrogate}", targets, most)
 
 
 def _column_groups(cells: pandas.DataFrame, order: figures.Order) -> list[tuple[str, float, list[str]]]:

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def pages(surrogates: Sequence[str], targets: int) -> dict[str, Sequence[str]]:
+    """The figure's files → the surrogates of each, of so many targets."""
+    # Of two diagrams; how many lines join targets is not known before they are ranked.
+    height = 2 * (0.74 + 0.16 * -(-targets // 2))
+    return figures.pages("critical_distance", surrogates, max(1, int(figures.PAGE / height)))
+
+
 def critical_distance(ranks: pandas.DataFrame, order: figures.Order) -> Figure:
     """Average ranks of the targets by transfer ASR, with Nemenyi's critical distance (Demšar 2006, fig. 1).
 
@@ -33,7 +40,7 @@ def critical_distance(ranks: pandas.DataFrame, order: figures.Order) -> Figure:
             return figures._sentence("This study has no two targets to rank.")
         joined = [alike(part["mean_rank"].tolist(), part["critical_distance"].iloc[0]) for _, _, part in panels]
         lines = [-(-len(part) // 2) for _, _, part in panels]
-        heights = [0.62 + 0.08 * len(bars) + 0.135 * below for bars, below in zip(joined, lines, strict=True)]
+        heights = [0.62 + _apart(bars) * len(bars) + 0.135 * below for bars, below in zip(joined, lines, strict=True)]
         figure = figures._figure(figures.WIDTH, sum(heights) + 0.12 * len(panels))
         figure.set_layout_engine("constrained", h_pad=0.03)
         axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -61,6 +68,11 @@ def alike(ranks: Sequence[float], distance: float) -> list[tuple[float, float]]:
     return runs
 
 
+def _apart(bars: Sequence[tuple[float, float]]) -> float:
+    """Inches from one of the thick lines to the next: many are closer."""
+    return min(0.08, 1.4 / max(1, len(bars)))
+
+
 def _ranked(
     ax: Axes, part: pandas.DataFrame, bars: Sequence[tuple[float, float]], height: float, order: figures.Order
 ) -> None:
@@ -86,9 +98,9 @@ def _ranked(
     ax.text(end + 0.05, 0.1, f" critical distance {distance:.2f}", va="center", fontsize=6)
     colour = figures._colours()[0]
     for k, (low, high) in enumerate(bars):
-        level = scale + 0.08 * (k + 1)
+        level = scale + _apart(bars) * (k + 1)
         ax.plot([low - 0.04, high + 0.04], [level, level], color=colour, linewidth=2.2, solid_capstyle="butt")
-    top = scale + 0.08 * len(bars) + 0.14
+    top = scale + _apart(bars) * len(bars) + 0.14
     for k, row in enumerate(part.itertuples()):
         left = k < -(-highest // 2)
         level = top + 0.135 * (k if left else highest - 1 - k)

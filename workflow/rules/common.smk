@@ -392,7 +392,8 @@ def figure_files(name, caption):
 
 
 def figure_config(wildcards):
-    return canonical({**study.report_slice(), "figure": wildcards.figure})
+    shown = list(study.drawn[wildcards.figure])
+    return canonical({**study.report_slice(), "figure": wildcards.figure, "shown": shown})
 
 
 def folder_of(wildcards, output):

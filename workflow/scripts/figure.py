@@ -17,6 +17,7 @@ def main() -> None:
         confidence=config["statistics"]["confidence"],
         bootstrap=config["statistics"]["bootstrap"],
         seed=config["seed"],
+        shown=config["shown"],
     )
     figures.save(figure, args["output_dir"], config["figure"])
 

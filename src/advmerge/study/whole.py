@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -252,12 +252,27 @@ class Study(Axes):
         ]
 
     @property
-    def drawn(self) -> list[str]:
-        """The figures drawn from the tables: a heatmap a surrogate that is attacked, and all but the gallery."""
-        from advmerge.figures import FIGURES
+    def drawn(self) -> dict[str, Sequence[str]]:
+        """The figures drawn from the tables, by file stem: a heatmap a surrogate that is attacked, and all but the gallery.
 
-        attacked = [name for name in self.surrogates if any(self.attacked_by(name, cell) for cell in self.cells())]
-        return [*(f"heatmap_{name}" for name in attacked), *(name for name in FIGURES if name != "gallery")]
+        Of those that go on over several pages, with the targets or surrogates on each: see :func:`figures.pages`.
+        """
+        from advmerge import figures, figures_heatmap, figures_ranks
+
+        order = figures.Order(**self.report_slice()["order"])
+        crafted = {name: sum(self.attacked_by(name, cell) for cell in self.cells()) for name in self.surrogates}
+        attacked = {name: cells for name, cells in crafted.items() if cells}
+        found: dict[str, Sequence[str]] = {}
+        for name, cells in attacked.items():
+            found |= figures_heatmap.pages(name, len(self.tasks), cells, self.targets, order)
+        for name in figures.FIGURES:
+            if name == "critical_distance":
+                found |= figures_ranks.pages(list(attacked), len(self.targets))
+            elif name.startswith("relative_transfer"):
+                found |= figures.pages(name, self.targets, figures.ROWS)
+            elif name != "gallery":
+                found[name] = ()
+        return found
 
     @property
     def drawn_explanations(self) -> list[str]:
