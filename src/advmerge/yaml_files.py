@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from advmerge.errors import StudyError
 
@@ -38,3 +40,25 @@ def read(path: Path | str) -> Any:
         raise StudyError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise StudyError(f"{path}: not readable as YAML: it is nested too deeply") from None
+
+
+def sentence(error: ValidationError, known: Callable[[tuple[Any, ...]], Iterable[str]]) -> str:
+    """The first thing wrong, in words that name its key, on one line.
+
+    Args:
+        error: of a file's content.
+        known: where an unknown key stands → the keys that may stand there.
+    """
+    # A misspelt key is both unknown and missing; that it is unknown says more.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    if first["type"] == "extra_forbidden":
+        said = f"unknown key '{key}'; choose one of: {', '.join(sorted(known(first['loc'][:-1])))}"
+    elif first["type"] == "missing":
+        said = f"the key '{key}' is missing"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        got = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
+        said = f"{key + ': ' if key else ''}{message[0].lower() + message[1:]}{got}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return " ".join(f"{said}{more}".split())

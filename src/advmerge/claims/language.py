@@ -164,6 +164,7 @@ def load(path: Path | str) -> list[Claim]:
         _filters(common)
     except ValueError as error:
         raise StudyError(f"{path}: where: {error}") from None
+    known = set(Claim.model_fields) - {"name"}
     found = []
     for name, entry in claims.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("where") or {}, dict):
@@ -172,21 +173,8 @@ def load(path: Path | str) -> list[Claim]:
             where = {**common, **(entry.get("where") or {})}
             found.append(Claim.model_validate({**entry, "name": name, "where": where}))
         except ValidationError as error:
-            raise StudyError(f"{path}: claim '{name}': {_sentence(error)}") from None
+            raise StudyError(f"{path}: claim '{name}': {yaml_files.sentence(error, lambda _: known)}") from None
     return found
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first thing wrong; a misspelt key is both unknown and missing, and that it is unknown says more."""
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{key}'; choose one of: {', '.join(sorted(set(Claim.model_fields) - {'name'}))}"
-    if first["type"] == "missing":
-        return f"the key '{key}' is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
-    return f"{key + ': ' if key else ''}{message[0].lower() + message[1:]}{got}"
 
 
 @dataclass(frozen=True)

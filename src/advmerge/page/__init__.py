@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
 FOLDER = Path(__file__).parent
-TEMPLATES = ("page", "claims", "explore", "compared", "seeds", "explained", "gallery", "making")
+TEMPLATES = ("page", "plot", "claims", "explore", "compared", "seeds", "explained", "gallery", "making")
 SCRIPTS = ("shared", "claims", "explore", "compared", "seeds", "explained", "page")
 PARTS = [
     f"src/advmerge/page/{name}"

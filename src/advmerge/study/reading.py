@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -27,24 +28,12 @@ def _within(annotation: Any, part: Any) -> Any:
     return _section(annotation).model_fields[part].annotation
 
 
-def _sentence(path: Path, error: ValidationError) -> str:
-    """The first thing wrong, as one sentence that names its key and the choices."""
-    # A misspelt key is both unknown and missing; that it is unknown says more.
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        annotation: Any = Study
-        for part in first["loc"][:-1]:
-            annotation = _within(annotation, part)
-        choices = ", ".join(sorted(_section(annotation).model_fields))
-        return f"{path}: unknown key '{key}'; choose one of: {choices}{more}"
-    if first["type"] == "missing":
-        return f"{path}: the key '{key}' is missing{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
-    said = f"{key + ': ' if key else ''}{message[0].lower() + message[1:]}{got}{more}"
-    return f"{path}: {' '.join(said.split())}"
+def _known(place: tuple[Any, ...]) -> Iterable[str]:
+    """The keys that a study may have at a place."""
+    annotation: Any = Study
+    for part in place:
+        annotation = _within(annotation, part)
+    return _section(annotation).model_fields
 
 
 def load(path: Path | str) -> Study:
@@ -65,4 +54,4 @@ def load(path: Path | str) -> Study:
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        raise StudyError(" ".join(_sentence(path, error).splitlines())) from None  # a name may hold a line break
+        raise StudyError(f"{path}: {yaml_files.sentence(error, _known)}") from None
