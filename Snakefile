@@ -29,7 +29,7 @@ onstart:
     if workflow.local_exec:
         spare_the_scheduler(workflow.scheduler)
         require_device_of(workflow.dag.needrun_jobs())
-    start_warm_processes()
+        start_warm_processes()
 
 
 onsuccess:

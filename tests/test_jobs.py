@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,7 +104,21 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_a_killed_client_takes_its_job_along(start: Start, script: Path) -> None:
+def test_a_temporary_folder_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets may not."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    session.start_warm_processes()
+    try:
+        assert sorted(file.name for file in Path(os.environ["ADVMERGE_WARM"]).iterdir()) == ["models", "tables"]
+    finally:
+        session.stop_warm_processes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_client_takes_its_job_along(start: Start, script: Path, number: signal.Signals) -> None:
+    """Without a word, if it was Ctrl-C."""
     script.write_text(
         "import os, time; open('pid', 'w').write(str(os.getpid())); os.rename('pid', 'ready'); time.sleep(300)"
     )
@@ -114,8 +129,8 @@ def test_a_killed_client_takes_its_job_along(start: Start, script: Path) -> None
             break
         time.sleep(0.1)
     pid = int(ready.read_text())
-    os.kill(job.pid, signal.SIGKILL)
-    job.wait()
+    os.kill(job.pid, number)
+    assert job.communicate()[1] == ""
     assert gone(pid)
 
 

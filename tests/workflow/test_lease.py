@@ -88,6 +88,19 @@ def test_a_folder_of_leases_that_is_no_folder_of_this_user_is_refused(
         shared()
 
 
+def test_an_allocation_of_several_gpus_shares_out_its_own(machine: dict[str, str], tmp_path: Path) -> None:
+    """Device 0 of one allocation may be another one than device 0 of the next."""
+    allocations = [{**machine, "SLURM_JOB_ID": number, "TMPDIR": str(tmp_path)} for number in ("7", "7", "8", "8")]
+    jobs = [start(environment, "", 60) for environment in allocations]
+    try:
+        devices = [job.stdout.readline().split()[0] for job in jobs if job.stdout]
+    finally:
+        for job in jobs:
+            job.kill()
+            job.wait()
+    assert [sorted(devices[:2]), sorted(devices[2:])] == [["0", "1"], ["0", "1"]]
+
+
 @pytest.mark.parametrize("ending", ["killed", "done"])
 def test_a_job_that_ends_frees_its_device(machine: dict[str, str], tmp_path: Path, ending: str) -> None:
     holders = [start(machine, tmp_path / "locks", 60) for _ in range(2)]
@@ -108,11 +121,12 @@ def test_a_job_that_ends_frees_its_device(machine: dict[str, str], tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("SLURM_JOB_ID", "7"), ("CUDA_VISIBLE_DEVICES", ""), ("ADVMERGE_DEVICE", "cpu")]
+    "chosen",
+    [{"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": ""}, {"ADVMERGE_DEVICE": "cpu"}],
 )
 def test_nothing_is_leased_where_another_has_chosen(
-    machine: dict[str, str], tmp_path: Path, name: str, value: str
+    machine: dict[str, str], tmp_path: Path, chosen: dict[str, str]
 ) -> None:
-    said, _ = start({**machine, name: value}, tmp_path / "locks", 0).communicate(timeout=30)
+    said, _ = start({**machine, **chosen}, tmp_path / "locks", 0).communicate(timeout=30)
     assert said.split()[0] == "None"
     assert not (tmp_path / "locks").exists()

@@ -1,5 +1,7 @@
 # Reads and checks the study, and gives the rules their paths, code inputs and the way a job is run.
 
+import atexit
+import os
 import sys
 from pathlib import Path
 
@@ -76,6 +78,10 @@ wildcard_constraints:
 
 # How a job is run: see src/advmerge/jobs/launch.py.
 set_up_jobs(study.hardware.device)
+# In an allocation of a cluster there is no onstart. Its first Snakemake runs one more for each job, which finds this.
+if workflow.remote_exec and "ADVMERGE_WARM" not in os.environ:
+    start_warm_processes()
+    atexit.register(stop_warm_processes)
 GPU = 0 if study.hardware.device == "cpu" else 1
 ENVIRONMENT = "../../envs/environment.yaml"
 

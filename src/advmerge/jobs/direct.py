@@ -5,6 +5,7 @@ With ``--gpu`` a device is leased first; with ``--log`` what the script prints g
 """
 
 import runpy
+import signal
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -54,4 +55,5 @@ def run(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     run(sys.argv[1:])

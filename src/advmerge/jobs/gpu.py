@@ -60,8 +60,9 @@ def lease(folder: Path | str | None = None) -> str | None:
     """Take a GPU for this process's lifetime and point CUDA_VISIBLE_DEVICES at it; wait for one as long as it takes.
 
     One lock file a device, held by ``flock``; it is inherited by programs this process executes. Whoever holds one is
-    alive, so waiting has an end. Under SLURM the scheduler has chosen, and for a study on the CPU (ADVMERGE_DEVICE) or
-    on a machine without GPUs there is nothing to lease.
+    alive, so waiting has an end. In an allocation of SLURM's with one GPU there is nothing to choose; one with several
+    has leases of its own, since two allocations may call different devices by one number. For a study on the CPU
+    (ADVMERGE_DEVICE) or on a machine without GPUs there is nothing to lease.
 
     Args:
         folder: where the lock files live; :func:`shared` if not given.
@@ -70,9 +71,12 @@ def lease(folder: Path | str | None = None) -> str | None:
         The device's name, or None where no lease was needed.
     """
     found = devices(os.environ.get("ADVMERGE_DEVICE", "auto"))
-    if not found or "SLURM_JOB_ID" in os.environ:
+    allocation = os.environ.get("SLURM_JOB_ID")
+    if not found or (allocation and len(found) == 1):
         return None
     folder = Path(folder) if folder else shared()
+    if allocation:
+        folder = folder / f"slurm-{allocation}"
     folder.mkdir(parents=True, exist_ok=True)
     told = time.monotonic() + 10
     while True:

@@ -4,12 +4,14 @@
 
 Importing torch, timm and ART, or pandas and seaborn (``--tables``), costs more than most jobs' work. The Snakefile's
 main process therefore starts two of ``warm.py``, which import them once and fork a child a job; this client hands one
-of them the script and waits. Where none runs (SLURM, another machine, a platform without fork), the script runs here. Only the standard library
-is imported here: this starts in 20 ms.
+of them the script and waits; in an allocation of a cluster, that of the Snakemake which runs the allocation's jobs.
+Where none runs (a platform without fork), the script runs here. Only the standard library is imported here: this starts
+in 20 ms.
 """
 
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -43,11 +45,11 @@ def warm(address: str, argv: list[str]) -> int | None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no error to be traced
     argv = sys.argv[1:]
     tables = argv[0] == "--tables"  # a job without torch need not wait until that is imported
     argv = argv[tables:]
-    # A job that SLURM started must stay inside its allocation, even where the warm process is in reach.
-    folder = None if "SLURM_JOB_ID" in os.environ else os.environ.get("ADVMERGE_WARM")
+    folder = os.environ.get("ADVMERGE_WARM")
     code = warm(str(Path(folder, "tables" if tables else "models")), argv) if folder else None
     if code is None:
         here(argv)

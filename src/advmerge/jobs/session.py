@@ -124,6 +124,15 @@ def _records(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _content(record: Path) -> dict[str, Any] | None:
+    """What a record says; None of one that is damaged, which Snakemake would delete."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def guard(outputs: list[str]) -> None:
     """Refuse outputs that would make Snakemake's decisions wrong.
 
@@ -131,16 +140,22 @@ def guard(outputs: list[str]) -> None:
     refreshed with it, and a change to it changes the cache.
 
     Raises:
-        StudyError: naming the first such file and what to run.
+        StudyError: naming the first such file and what to run, or what is in the way of a folder or file.
     """
+    for folder in {Path(path).parts[0] for path in outputs}:
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise StudyError(f"{folder}: is no folder; move it away, outputs belong there")
     present = [path for path in outputs if os.path.lexists(path)]
     for path in present:
+        if Path(path).is_dir():
+            raise StudyError(f"{path}: is a folder; move it away, a file belongs there")
         if Path(path).is_symlink() or os.lstat(path).st_nlink > 1:
             raise StudyError(
                 f"{path}: is a link into a cache, and runs would go stale unnoticed; "
                 "run: dvc config cache.type reflink,copy && dvc checkout --relink"
             )
-    known = _records(STATE / "metadata").keys() | _records(STATE / "incomplete").keys()
+    recorded = {path for path, record in _records(STATE / "metadata").items() if _content(record)}
+    known = recorded | _records(STATE / "incomplete").keys()
     lost = [path for path in present if path not in known]
     if lost:
         raise StudyError(
@@ -161,7 +176,7 @@ def wake(outputs: list[str]) -> None:
     woken = set()
     records = _records(STATE / "metadata")
     inputs = {
-        output: json.loads(records[output].read_text()).get("input_checksums") or {}
+        output: (_content(records[output]) or {}).get("input_checksums") or {}
         for output in records.keys() & set(outputs)
     }
     known = {path for output, checksums in inputs.items() for path in (output, *checksums)}
@@ -217,7 +232,8 @@ def start_warm_processes() -> None:
     global _warm
     if not hasattr(os, "pidfd_open") or os.environ.get("ADVMERGE_WARM") == "off":
         return
-    folder = tempfile.mkdtemp(prefix="advmerge-")  # only this user may enter it
+    long = len(os.fsencode(tempfile.gettempdir())) > 80  # a socket's path may have 107 bytes
+    folder = tempfile.mkdtemp(prefix="advmerge-", dir="/tmp" if long else None)  # only this user may enter it
     script = str(Path(__file__).with_name("warm.py"))
     processes = []
     for kind in LIBRARIES:
