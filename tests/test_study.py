@@ -135,6 +135,8 @@ def test_files_that_are_no_study(tmp_path: Path) -> None:
     assert "expected a mapping of keys to values, found list" in refused(tmp_path, "- a")
     with pytest.raises(StudyError, match="no such file"):
         load(tmp_path / "absent.yaml")
+    with pytest.raises(StudyError, match="cannot be read: Is a directory"):
+        load(tmp_path)
     with pytest.raises(StudyError, match="the key 'seed' is given twice"):
         path = tmp_path / "twice.yaml"
         path.write_text("seed: 1\nseed: 2\n")

@@ -36,6 +36,8 @@ def read(path: Path | str) -> Any:
             return yaml.load(file, Loader=UniqueKeys)
     except FileNotFoundError:
         raise StudyError(f"{path}: no such file") from None
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     except RecursionError:

@@ -5,6 +5,7 @@ The jobs are the workflow's own scripts, run as Snakemake runs them.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
@@ -294,6 +295,48 @@ def test_a_run_that_cannot_keep_its_notes_says_so(disk: Callable[[str], Path], m
     monkeypatch.setattr(session, "_check_once", lambda study, path: None)
     with pytest.raises(StudyError, match=f"{folder}/.snakemake: .*cannot be kept: Read-only file system"):
         session.prepare(study, "smoke.yaml", touch=False)
+
+
+# ── what lies there before a run ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        ("none", ""),
+        ("file", "results: is no folder"),
+        ("folder", "a.parquet: is a folder"),
+        ("empty record", "a.parquet: there is no record"),
+        ("damaged record", "a.parquet: there is no record"),
+    ],
+)
+def test_outputs_that_cannot_be_trusted_or_written_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, words: str
+) -> None:
+    """Before Snakemake stumbles over them; a record that a power cut has damaged it deletes, and counts the output as current."""
+    monkeypatch.chdir(tmp_path)
+    output = Path("results/x/a.parquet")
+    record = session.STATE / "metadata" / base64.urlsafe_b64encode(str(output).encode()).decode()
+    for file, content in ((output, "PAR1"), (record, '{"input_checksums": {}}')):
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+    match harm:
+        case "file":
+            shutil.rmtree("results")
+            Path("results").touch()
+        case "folder":
+            output.unlink()
+            output.mkdir()
+        case "empty record":
+            record.write_text("")
+        case "damaged record":
+            record.write_bytes(b'{"input_checksums": {"\xff')
+    session.wake([str(output)])
+    if not words:
+        session.guard([str(output)])
+        return
+    with pytest.raises(StudyError, match=words):
+        session.guard([str(output)])
 
 
 # ── images ──────────────────────────────────────────────────────────────────────────────────────────────
