@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
 import http.server
-import io
-import json
-import struct
-import tarfile
+import importlib
 import threading
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from scipy.io import savemat
 
-from advmerge.data import (
-    archives,
-    cifar,
-    cub200,
-    dtd,
-    eurosat,
-    food101,
-    full_mnist,
-    gtsrb,
-    make,
-    resisc45,
-    source,
-    stanford_cars,
-    svhn,
-    tiny_imagenet,
-)
+from advmerge.data import SOURCES, archives, cifar, make, source
 from advmerge.data.archives import Archive, fetch, provide, unpack
 from advmerge.errors import StudyError
+from published_sets import DIGITS, SETS, colour, md5s, tar, zipped
 
 SIZES = {"train": 4, "val": 2, "adapt": 2, "test": 2, "attack": 2}
 SHAPE = (3, 16, 16)
@@ -150,39 +128,17 @@ def test_a_dead_source_gives_the_recipe(tmp_path: Path, serve: Callable[..., Ser
         assert "https://example.org/set" in str(caught.value)
 
 
-def _tar(members: dict[str, bytes], link: tuple[str, str] | None = None) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-        if link:
-            info = tarfile.TarInfo(link[0])
-            info.type, info.linkname = tarfile.SYMTYPE, link[1]
-            tar.addfile(info)
-    return buffer.getvalue()
-
-
-def _zip(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in members.items():
-            file.writestr(name, content)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     "content",
     [
-        _tar({"../out.txt": b"x"}),
-        _tar({}, link=("in", "/etc")),
-        _tar({}, link=("in", "../..")),
-        _zip({"../out.txt": b"x"}),
-        _zip({"a/../../out.txt": b"x"}),
-        _zip({"/out.txt": b"x"}),
-        _zip({"..\\out.txt": b"x"}),
-        _tar({"a": bytes(CONTENT)})[:-900],
+        tar({"../out.txt": b"x"}),
+        tar({}, link=("in", "/etc")),
+        tar({}, link=("in", "../..")),
+        zipped({"../out.txt": b"x"}),
+        zipped({"a/../../out.txt": b"x"}),
+        zipped({"/out.txt": b"x"}),
+        zipped({"..\\out.txt": b"x"}),
+        tar({"a": bytes(CONTENT)})[:-900],
     ],
     ids=["tar up", "link out", "link up", "zip up", "zip down and up", "zip absolute", "zip backslash", "cut off"],
 )
@@ -197,7 +153,7 @@ def test_nothing_is_written_outside_and_damage_is_named(tmp_path: Path, content:
 
 
 def test_half_unpacked_is_unpacked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = _zip({"images/1.txt": b"one", "images/2.txt": b"two"})
+    content = zipped({"images/1.txt": b"one", "images/2.txt": b"two"})
     (tmp_path / "set.zip").write_bytes(content)
     archive = Archive("http://127.0.0.1:9/set.zip", hashlib.md5(content).hexdigest())
 
@@ -219,257 +175,21 @@ def test_half_unpacked_is_unpacked_again(tmp_path: Path, monkeypatch: pytest.Mon
 # ── datasets ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def colour(split: str, label: int, index: int) -> tuple[int, int, int]:
-    """A colour that tells an image's official split, label and number."""
-    return (40 if split == "train" else 200, 10 + 20 * label, 5 + 11 * index)
-
-
-def picture(split: str, label: int, index: int, form: str = "png", side: int = 20) -> bytes:
-    buffer = io.BytesIO()
-    options = {"quality": 100, "subsampling": 0} if form == "jpeg" else {}
-    Image.new("RGB", (side, side + 4), colour(split, label, index)).save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def _mat(content: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    savemat(buffer, content)
-    return buffer.getvalue()
-
-
-def cars_fixture() -> dict[str, bytes]:
-    fields = [("bbox_x1", "O"), ("class", "O"), ("fname", "O")]
-    parts: dict[str, dict[str, bytes]] = {"train": {}, "test": {}}
-    rows: dict[str, list[tuple]] = {"train": [], "test": []}
-    for split in parts:
-        for number in range(12):
-            name = f"{number + 1:05d}.jpg"
-            parts[split][f"cars_{split}/{name}"] = picture(split, number % 3, number // 3, "jpeg")
-            rows[split].append((np.uint8(1), np.uint8(number % 3 + 1), name))
-    names = np.array(["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Audi S4 Sedan 2007"], dtype=object)
-    annotations = {split: _mat({"annotations": np.array([row], dtype=fields)}) for split, row in rows.items()}
-    return {
-        "car_devkit.tgz": _tar(
-            {"devkit/cars_meta.mat": _mat({"class_names": names}), "devkit/cars_train_annos.mat": annotations["train"]}
-        ),
-        "cars_train.tgz": _tar(parts["train"]),
-        "cars_test.tgz": _tar(parts["test"]),
-        "cars_test_annos_withlabels.mat": annotations["test"],
-    }
-
-
-def eurosat_fixture() -> dict[str, bytes]:
-    kinds = ["AnnualCrop", "Forest", "SeaLake"]
-    return {
-        "EuroSAT.zip": _zip(
-            {
-                f"2750/{kind}/{kind}_{number}.jpg": picture("train", label, number, "jpeg")
-                for label, kind in enumerate(kinds)
-                for number in range(8)
-            }
-        )
-    }
-
-
-def svhn_fixture() -> dict[str, bytes]:
-    found = {}
-    for split in ("train", "test"):
-        pixels = np.zeros((32, 32, 3, 12), dtype=np.uint8)
-        labels = np.zeros((12, 1), dtype=np.uint8)
-        for number in range(12):
-            label = number % 3
-            pixels[..., number] = colour(split, label, number // 3)
-            labels[number] = label or 10
-        found[f"{split}_32x32.mat"] = _mat({"X": pixels, "y": labels})
-    return found
-
-
-def gtsrb_fixture() -> dict[str, bytes]:
-    training = {}
-    for label in range(3):
-        training[f"GTSRB/Training/{label:05d}/GT-{label:05d}.csv"] = b"Filename;Width;Height;ClassId\n"
-        for number in range(4):
-            name = f"GTSRB/Training/{label:05d}/00000_{number:05d}.ppm"
-            training[name] = picture("train", label, number, "ppm")
-    table = io.StringIO()
-    writer = csv.writer(table, delimiter=";")
-    columns = ["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId"]
-    writer.writerow(columns)
-    test = {}
-    for number in range(12):
-        name = f"{number:05d}.ppm"
-        test[f"GTSRB/Final_Test/Images/{name}"] = picture("test", number % 3, number // 3, "ppm")
-        writer.writerow([name, 20, 24, 1, 1, 19, 23, number % 3])
-    return {
-        "GTSRB-Training_fixed.zip": _zip(training),
-        "GTSRB_Final_Test_Images.zip": _zip(test),
-        "GTSRB_Final_Test_GT.zip": _zip({"GT-final_test.csv": table.getvalue().encode()}),
-    }
-
-
-def mnist_fixture() -> dict[str, bytes]:
-    """Grey: 40 + 10 × label + number for training digits, 120 more for test digits."""
-    found = {}
-    for prefix, split in (("train", "train"), ("t10k", "test")):
-        pixels = np.zeros((12, 28, 28), dtype=np.uint8)
-        labels = np.arange(12, dtype=np.uint8) % 3
-        for number in range(12):
-            pixels[number] = (40 if split == "train" else 160) + 10 * (number % 3) + number // 3
-        images = struct.pack(">IIII", 2051, 12, 28, 28) + pixels.tobytes()
-        found[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(images)
-        found[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(struct.pack(">II", 2049, 12) + labels.tobytes())
-    return found
-
-
-def dtd_fixture() -> dict[str, bytes]:
-    members = {}
-    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for label, name in enumerate(["banded", "dotted", "polka-dotted"]):
-        for number in range(8):
-            part = "train" if number < 2 else "val" if number < 4 else "test"
-            file = f"{name}/{name}_{number:04d}.jpg"
-            shown = ("train", label, number) if number < 4 else ("test", label, number - 4)
-            members[f"dtd/images/{file}"] = picture(*shown, "jpeg")
-            lists[part].append(file)
-    for part, files in lists.items():
-        members[f"dtd/labels/{part}1.txt"] = ("\n".join(files) + "\n").encode()
-        members[f"dtd/labels/{part}2.txt"] = b""
-    return {"dtd-r1.0.1.tar.gz": _tar(members)}
-
-
-def food_fixture() -> dict[str, bytes]:
-    members = {}
-    listing: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
-    for label, name in enumerate(["apple_pie", "baklava", "waffles"]):
-        for split in listing:
-            listing[split][name] = []
-            for number in range(4):
-                file = f"{name}/{label}{number}{len(split)}"
-                listing[split][name].append(file)
-                members[f"food-101/images/{file}.jpg"] = picture(split, label, number, "jpeg")
-    for split, names in listing.items():
-        members[f"food-101/meta/{split}.json"] = json.dumps(names).encode()
-    return {"food-101.tar.gz": _tar(members)}
-
-
-def _records(split: str, numbers: range, prefix: bytes) -> bytes:
-    records = []
-    for number in numbers:
-        pixels = np.empty((3, 32, 32), dtype=np.uint8)
-        pixels[:] = np.array(colour(split, number % 3, number // 3), dtype=np.uint8)[:, None, None]
-        records.append(prefix + bytes([number % 3]) + pixels.tobytes())
-    return b"".join(records)
-
-
-def cifar10_fixture() -> dict[str, bytes]:
-    folder = "cifar-10-batches-bin"
-    members = {f"{folder}/data_batch_{n}.bin": _records("train", range(3 * n - 3, 3 * n), b"") for n in range(1, 6)}
-    members[f"{folder}/test_batch.bin"] = _records("test", range(12), b"")
-    members[f"{folder}/batches.meta.txt"] = b"airplane\nautomobile\nbird\n\n"
-    return {"cifar-10-binary.tar.gz": _tar(members)}
-
-
-def cifar100_fixture() -> dict[str, bytes]:
-    """The coarse label, 9, comes first and is not the class."""
-    members = {
-        "cifar-100-binary/train.bin": _records("train", range(12), b"\x09"),
-        "cifar-100-binary/test.bin": _records("test", range(12), b"\x09"),
-        "cifar-100-binary/fine_label_names.txt": b"apple\naquarium_fish\nbaby\n",
-        "cifar-100-binary/coarse_label_names.txt": b"aquatic_mammals\n",
-    }
-    return {"cifar-100-binary.tar.gz": _tar(members)}
-
-
-def tiny_fixture() -> dict[str, bytes]:
-    synsets = ["n02124075", "n04067472", "n01443537"]  # not in alphabetical order, as in the real file
-    members = {
-        "wnids.txt": "\n".join(synsets).encode(),
-        "words.txt": b"n00001740\tentity\nn01443537\tgoldfish, Carassius auratus\nn02124075\tEgyptian cat\nn04067472\treel\n",
-        "test/images/test_0.JPEG": picture("test", 7, 0, "jpeg"),
-    }
-    rows = []
-    for label, synset in enumerate(synsets):
-        members[f"train/{synset}/{synset}_boxes.txt"] = b""
-        for number in range(4):
-            members[f"train/{synset}/images/{synset}_{number}.JPEG"] = picture("train", label, number, "jpeg")
-            name = f"val_{4 * label + number}.JPEG"
-            members[f"val/images/{name}"] = picture("test", label, number, "jpeg")
-            rows.append(f"{name}\t{synset}\t0\t32\t44\t62\n")
-    members["val/val_annotations.txt"] = "".join(rows).encode()
-    return {"tiny-imagenet-200.zip": _zip({f"tiny-imagenet-200/{name}": body for name, body in members.items()})}
-
-
-def cub_fixture() -> dict[str, bytes]:
-    names = ["001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross"]
-    lists: dict[str, list[str]] = {"images": [], "image_class_labels": [], "train_test_split": []}
-    members = {"attributes.txt": b""}
-    identity = 0
-    for label, name in enumerate(names):
-        for number in range(8):
-            identity += 1
-            split = "train" if number % 2 else "test"
-            file = f"{name}/{name}_{number:04d}.jpg"
-            members[f"CUB_200_2011/images/{file}"] = picture(split, label, number // 2, "jpeg")
-            lists["images"].append(f"{identity} {file}")
-            lists["image_class_labels"].append(f"{identity} {label + 1}")
-            lists["train_test_split"].append(f"{identity} {number % 2}")
-    for name, lines in lists.items():
-        members[f"CUB_200_2011/{name}.txt"] = ("\n".join(lines) + "\n").encode()
-    members["CUB_200_2011/classes.txt"] = "".join(f"{i + 1} {name}\n" for i, name in enumerate(names)).encode()
-    return {"CUB_200_2011.tgz": _tar(members)}
-
-
-def resisc_fixture() -> dict[str, bytes]:
-    members = {}
-    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for label, name in enumerate(["airplane", "golf_course", "sea_ice"]):
-        for number in range(8):
-            part = "train" if number < 2 else "val" if number < 4 else "test"
-            file = f"{name}_{number + 1:03d}.jpg"
-            shown = ("train", label, number) if number < 4 else ("test", label, number - 4)
-            members[f"NWPU-RESISC45/{name}/{file}"] = picture(*shown, "jpeg")
-            lists[part].append(file)
-    return {"NWPU-RESISC45.zip": _zip(members)} | {
-        f"resisc45-{part}.txt": "\n".join(files).encode() for part, files in lists.items()
-    }
-
-
-DATASETS: dict[str, tuple[Any, str, Callable[[], dict[str, bytes]], list[str]]] = {
-    "stanford_cars": (
-        stanford_cars,
-        "stanford_cars",
-        cars_fixture,
-        ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Audi S4 Sedan 2007"],
-    ),
-    "eurosat": (eurosat, "eurosat", eurosat_fixture, ["AnnualCrop", "Forest", "SeaLake"]),
-    "svhn": (svhn, "", svhn_fixture, [str(digit) for digit in range(10)]),
-    "gtsrb": (gtsrb, "gtsrb", gtsrb_fixture, ["00000", "00001", "00002"]),
-    "full_mnist": (full_mnist, "MNIST/raw", mnist_fixture, [str(digit) for digit in range(10)]),
-    "dtd": (dtd, "dtd", dtd_fixture, ["banded", "dotted", "polka-dotted"]),
-    "food101": (food101, "", food_fixture, ["apple_pie", "baklava", "waffles"]),
-    "cifar10": (cifar, "", cifar10_fixture, ["airplane", "automobile", "bird"]),
-    "cifar100": (cifar, "", cifar100_fixture, ["apple", "aquarium_fish", "baby"]),
-    "tiny_imagenet": (tiny_imagenet, "", tiny_fixture, ["Egyptian cat", "reel", "goldfish"]),
-    "cub200": (cub200, "", cub_fixture, ["Black footed Albatross", "Laysan Albatross", "Sooty Albatross"]),
-    "resisc45": (resisc45, "resisc45", resisc_fixture, ["airplane", "golf_course", "sea_ice"]),
-}
-"""Source → its module, its folder under the root, its fixture, and the classes expected."""
-
-
-@pytest.fixture(params=DATASETS)
+@pytest.fixture(params=SETS)
 def published(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A source whose archives lie under the root; in the module, their checksums alone are replaced."""
     name: str = request.param
-    module, folder, fixture, _ = DATASETS[name]
+    folder, fixture, classes = SETS[name]
     monkeypatch.setenv("ADVMERGE_DATA", str(tmp_path))
-    files = fixture()
+    files = fixture(classes)
     place = tmp_path / folder
     place.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
         (place / file).write_bytes(content)
+    module, found = importlib.import_module(f"advmerge.data.{SOURCES[name]}"), md5s(files)
 
     def pinned(archive: Archive) -> Archive:
-        return archive._replace(md5=hashlib.md5(files[archive.file]).hexdigest()) if archive.file in files else archive
+        return archive._replace(md5=found.get(archive.file, archive.md5))
 
     if isinstance(module.ARCHIVES, dict):
         monkeypatch.setattr(module, "ARCHIVES", {key: pinned(value) for key, value in module.ARCHIVES.items()})
@@ -481,7 +201,7 @@ def published(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 def test_the_official_split_the_labels_and_the_pixels(published: str) -> None:
     """Every image's colour says which one it is: in the right split, with the right label, once."""
     data = make(published, SIZES, 0, SHAPE, {})
-    assert data.classes == DATASETS[published][3]
+    assert data.classes == (DIGITS if published in ("svhn", "full_mnist") else SETS[published].classes)
     seen: set[tuple] = set()
     for split, size in SIZES.items():
         assert data.images[split].shape == (size, *SHAPE)
