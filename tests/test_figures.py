@@ -424,7 +424,7 @@ def crafted(study, tmp_path):
         artifacts.save_tensors(
             tmp_path / f"{task}.safetensors",
             {"attack_images": torch.from_numpy(clean)},
-            {"classes": [f"{task} {k}" for k in range(11)]},
+            {"slice": {"kind": "mnist"}, "classes": [f"{task} {k}" for k in range(11)]},
         )
         made = {"task": task, "surrogate": "pretrained", "attack": "pgd", "eps": 8 / 255}
         tensors = {"images": torch.from_numpy(images), "index": torch.from_numpy(index)}

@@ -213,3 +213,28 @@ def test_many_points_have_numbers_apart_and_a_key(width, levels) -> None:
     assert inside(figure, legend)
     lowest = min(ax.get_tightbbox().y0 for ax in panels)
     assert key.get_window_extent().y1 <= lowest
+
+
+def test_the_gallery_has_room_for_long_names_of_classes() -> None:
+    """Eight merged models and classes of Stanford Cars: no name lies on another or beside the page."""
+    targets = [f"weight_averaging_surgery_{k}" for k in range(9)]
+    image = np.zeros((3, 8, 8), np.float32)
+    shown = [
+        figures.Example(
+            task=f"task{k}",
+            clean=image,
+            adversarial=image + 8 / 255,
+            label=name,
+            surrogate=name[::-1],
+            targets=dict.fromkeys(targets, name[::-1]),
+            wrong_clean=frozenset(targets[1:]),
+        )
+        for k, name in enumerate(["Chevrolet Silverado 1500 Hybrid Crew Cab 2012", "auk", "rectangular farmland"])
+    ]
+    figure = figures.gallery(shown, "PGD", figures.Order(targets=targets))
+    figure.canvas.draw()
+    answers = [text for ax in figure.axes[3::4] for text in ax.texts]
+    assert len(answers) == 30
+    names = [ax.yaxis.label for ax in figure.axes[::4]] + [ax.title for ax in figure.axes[:3]]
+    assert apart([*answers, *names])
+    assert all(inside(figure, text) for text in [*answers, *names])

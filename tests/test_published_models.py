@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from advmerge import zeroshot
 from advmerge.cli import main
-from advmerge.data import SOURCES
+from advmerge.data import PROMPTS, SOURCES
 from advmerge.errors import StudyError
 from advmerge.models import Classifier, Head, Normalise, build_encoder
 from advmerge.published import load_published, to_timm, weights_file
@@ -276,7 +276,7 @@ def test_a_source_without_prompts_gets_the_plain_one() -> None:
     assert zeroshot.prompts("image_folder", ["golden_eagle"]) == [["a photo of a golden eagle."]]
 
 
-@pytest.mark.parametrize("path", sorted(zeroshot.PROMPTS.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PROMPTS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_prompt_file_is_of_a_source_and_complete(path: Path) -> None:
     assert path.stem in SOURCES
     content = json.loads(path.read_text())

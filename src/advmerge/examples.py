@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from advmerge import artifacts, figures, statistics
+from advmerge.data import words
 from advmerge.errors import StudyError
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def example(task: str, data: str, adversarial: str, outcomes: pandas.DataFrame) 
     if clean.shape != attacked.shape:
         raise StudyError(f"{adversarial}: examples of shape {attacked.shape}, clean images of shape {clean.shape}")
 
-    classes = artifacts.metadata(data)["classes"]
+    made = artifacts.metadata(data)
+    classes = words(made["slice"]["kind"], made["classes"])
     return figures.Example(
         task=task,
         clean=clean,

@@ -473,26 +473,29 @@ def gallery(examples: Sequence[Example], title: str, order: Order) -> Figure:
         if not examples:
             return _sentence("No examples to show.")
         factor = amplification(examples)
-        lines = -(-max(len(e.targets) for e in examples) // 2) + 1
-        figure = _figure(WIDTH, 0.45 + len(examples) * max(0.85, 0.13 * lines + 0.2))
+        columns = [_columns(example, order) for example in examples]
+        lines = [-(-len(e.targets) // count) + 1 for e, count in zip(examples, columns, strict=True)]
+        heights = [max(0.85, 0.13 * count + 0.2) for count in lines]
+        figure = _figure(WIDTH, 0.45 + sum(heights))
         figure.suptitle(title, fontsize=7.5)
-        axes = figure.subplots(len(examples), 4, squeeze=False, width_ratios=[1, 1, 1, 5.4])
-        for row, example in zip(axes, examples, strict=True):
+        axes = figure.subplots(len(examples), 4, squeeze=False, width_ratios=[1, 1, 1, 5.4], height_ratios=heights)
+        for row, example, count, height in zip(axes, examples, lines, heights, strict=True):
             difference = 0.5 + factor * (example.adversarial - example.clean)
             for ax, image in zip(row, (example.clean, example.adversarial, difference), strict=False):
                 shown = np.clip(np.broadcast_to(image, (3, *image.shape[1:])), 0, 1)
                 ax.imshow(shown.transpose(1, 2, 0), interpolation="nearest")
                 ax.set(xticks=[], yticks=[])
                 ax.spines[:].set_visible(False)
-            row[0].set_ylabel(f"{order.label(example.task)}\n“{_short(example.label)}”", fontsize=6.5)
-            _verdicts(row[3], example, lines, order)
+            label = _short(example.label, int(18 * height))  # so many letters an inch
+            row[0].set_ylabel(f"{order.label(example.task)}\n“{label}”", fontsize=6.5)
+            _verdicts(row[3], example, count, order)
         names = ("clean", "adversarial", f"difference × {factor}")
         for ax, name in zip(axes[0], names, strict=False):
-            ax.set_title(name)
+            ax.set_title(name, fontsize=6.5)
     return figure
 
 
-def _short(text: str, longest: int = 22) -> str:
+def _short(text: str, longest: int = 44) -> str:
     """A class name that fits and that the font can write: क, which it lacks, becomes ‹ka›."""
     import unicodedata
 
@@ -506,28 +509,31 @@ def _short(text: str, longest: int = 22) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+def _verdict(example: Example, name: str, prediction: str, already: bool) -> tuple[str, str]:
+    """A model's answer in words, and in colour: right, wrong, or wrong of the clean image too."""
+    if prediction == example.label:
+        return f"✓ {name}: {_short(prediction)}", _colours()[0]
+    note, colour = (" (clean too)", "0.5") if already else ("", _colours()[3])
+    return f"✗ {name}: {_short(prediction)}{note}", colour
+
+
+def _answers(example: Example, order: Order) -> list[tuple[str, str]]:
+    """What the targets say, in order."""
+    targets = Order.among(example.targets, order.targets)
+    return [_verdict(example, order.label(t), example.targets[t], t in example.wrong_clean) for t in targets]
+
+
+def _columns(example: Example, order: Order) -> int:
+    """Two, or one where an answer is longer than half of the place for them."""
+    return 1 if any(len(text) > 48 for text, _ in _answers(example, order)) else 2
+
+
 def _verdicts(ax: Axes, example: Example, lines: int, order: Order) -> None:
-    """The surrogate's answer, then the targets' in two columns: right or wrong by sign, colour and word."""
-    right, wrong = _colours()[0], _colours()[3]
+    """The surrogate's answer, then the targets' in columns: right or wrong by sign, colour and word."""
     ax.set_axis_off()
     ax.set(xlim=(0, 2), ylim=(lines, 0))
-    answers = [("surrogate", example.surrogate, False, 0, 0)]
-    for k, target in enumerate(Order.among(example.targets, order.targets)):
-        at_column, at_line = divmod(k, lines - 1)
-        answers.append(
-            (
-                order.label(target),
-                example.targets[target],
-                target in example.wrong_clean,
-                at_column,
-                at_line + 1,
-            )
-        )
-    for name, prediction, already, column, line in answers:
-        good = prediction == example.label
-        colour = right if good else ("0.5" if already else wrong)
-        sign = "✓" if good else "✗"
-        note = " (clean too)" if already and not good else ""
-        text = f"{sign} {name}: {_short(prediction)}{note}"
-        weight = "bold" if line == 0 else "normal"
-        ax.text(column, line + 0.5, text, color=colour, fontsize=6, va="center", fontweight=weight)
+    text, colour = _verdict(example, "surrogate", example.surrogate, False)
+    ax.text(0, 0.5, text, color=colour, fontsize=6, va="center", fontweight="bold")
+    for k, (text, colour) in enumerate(_answers(example, order)):
+        column, line = divmod(k, lines - 1)
+        ax.text(column, line + 1.5, text, color=colour, fontsize=6, va="center")

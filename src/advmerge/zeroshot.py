@@ -5,7 +5,7 @@ The prompts of a dataset are in ``data/prompts/<source>.json``.
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advmerge import data
 from advmerge.errors import StudyError, unknown
-
-PROMPTS = Path(__file__).parent / "data/prompts"
-PLAIN: dict[str, Any] = {"templates": ["a photo of a {}."], "words": {}}
-"""For a source that nobody wrote prompts for."""
 
 
 def prompts(kind: str, classes: Sequence[str]) -> list[list[str]]:
-    """The texts of each class: every template of its source, filled with the words for the class.
-
-    A class goes by its name, with spaces for underscores, unless the source's file gives other words.
-    """
-    path = PROMPTS / f"{kind}.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else PLAIN
-    words = [content["words"].get(name, name.replace("_", " ")) for name in classes]
-    return [[template.replace("{}", word) for template in content["templates"]] for word in words]
+    """The texts of each class: every template of its source, filled with the words for the class."""
+    templates = data.prompts(kind)["templates"]
+    return [[template.replace("{}", word) for template in templates] for word in data.words(kind, classes)]
 
 
 def configured(name: str) -> str:
@@ -74,7 +66,11 @@ def load_clip(name: str, state: Mapping[str, Tensor]) -> nn.Module:
     """
     import open_clip
 
-    model = open_clip.create_model(configured(name), pretrained=None, load_weights=False)
+    logging.disable(logging.WARNING)  # it warns of random weights, which are replaced below
+    try:
+        model = open_clip.create_model(configured(name), pretrained=None, load_weights=False)
+    finally:
+        logging.disable(logging.NOTSET)
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,6 +53,10 @@ SOURCES = {
     "food101": "food101",
 }
 """Source name → the module of this package that holds the function of that name."""
+
+PROMPTS = Path(__file__).parent / "prompts"
+PLAIN: dict[str, Any] = {"templates": ["a photo of a {}."], "words": {}}
+"""For a source that nobody wrote prompts for."""
 
 
 class Pictures:
@@ -160,6 +165,22 @@ def archives_of(kind: str) -> list[Archive]:
     """What a source downloads; nothing where pip or the user brings its images."""
     found = getattr(importlib.import_module(f"advmerge.data.{SOURCES[kind]}"), "ARCHIVES", ())
     return [found[kind]] if isinstance(found, Mapping) else list(found)
+
+
+def prompts(kind: str) -> dict[str, Any]:
+    """What a source's classes are called in English, and the texts that CLIP gets of them.
+
+    Returns:
+        ``templates``, with ``{}`` for a class, and ``words``: those that go by other words than their names.
+    """
+    path = PROMPTS / f"{kind}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else PLAIN
+
+
+def words(kind: str, classes: Sequence[str]) -> list[str]:
+    """What classes are called: by the words of :func:`prompts`, or by their names with spaces for underscores."""
+    known = prompts(kind)["words"]
+    return [known.get(name, name.replace("_", " ")) for name in classes]
 
 
 def balanced_split(labels: np.ndarray, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:

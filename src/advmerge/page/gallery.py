@@ -46,6 +46,7 @@ def gallery(examples: Sequence[figures.Example], order: figures.Order) -> dict[s
     factor = figures.amplification(examples) if examples else 1
     rows = []
     for example in examples:
+        once_right = {name: says for name, says in example.targets.items() if name not in example.wrong_clean}
         answers = [("surrogate", example.surrogate, False)]
         answers += [
             (order.label(name), example.targets[name], name in example.wrong_clean)
@@ -66,8 +67,8 @@ def gallery(examples: Sequence[figures.Example], order: figures.Order) -> dict[s
                     }
                     for model, says, already in answers
                 ],
-                "fooled": sum(e != example.label for e in example.targets.values()),
-                "targets": len(example.targets),
+                "fooled": sum(says != example.label for says in once_right.values()),
+                "targets": len(once_right),
             }
         )
     return {"rows": rows, "factor": factor}
