@@ -14,6 +14,7 @@ from PIL import Image
 from advmerge.data import SOURCES, SPLITS, TaskData, balanced_split, check, fonts, make, photos, source
 from advmerge.data.corpus import PHOTOS, corpus, sampling_weights
 from advmerge.data.corrupt import readable
+from advmerge.data.folders import image_files
 from advmerge.data.images import fitted
 from advmerge.errors import StudyError
 
@@ -192,6 +193,30 @@ def test_image_folder(tmp_path: Path) -> None:
     assert np.bincount(data.labels["train"]).tolist() == [5, 5]
     grey = make("image_folder", sizes, 0, (1, 16, 16), {"path": str(tmp_path / "birds")})
     assert grey.images["attack"].shape == (2, 1, 16, 16)
+
+
+def test_image_folder_with_what_else_lies_in_folders(tmp_path: Path) -> None:
+    _write_folder(tmp_path / "birds", {"auk": 2, "auk/young": 2, "finch": 4, ".cache": 4, "finch/.thumbs": 1})
+    for odd in ("auk/notes.txt", "auk/._1.png", ".DS_Store", "readme.png"):
+        (tmp_path / "birds" / odd).write_bytes(b"?")
+    (tmp_path / "birds/finch/folder.png").mkdir()
+    names = {
+        name: [str(file.relative_to(tmp_path)) for file in files]
+        for name, files in image_files(f"{tmp_path}/birds").items()
+    }
+    assert names == {
+        "auk": [f"birds/auk/{file}.png" for file in ("0", "1", "young/0", "young/1")],
+        "finch": [f"birds/finch/{number}.png" for number in range(4)],
+    }
+
+
+@pytest.mark.parametrize("folders", [{"auk": 4}, {"train/auk": 2, "train/finch": 2, "test/auk": 2}])
+def test_image_folder_is_not_one_class_and_not_splits(tmp_path: Path, folders: dict[str, int]) -> None:
+    _write_folder(tmp_path / "birds", folders)
+    with pytest.raises(
+        StudyError, match=r"two or more|test and train are no classes; give the folder that holds the classes"
+    ):
+        image_files(f"{tmp_path}/birds")
 
 
 def test_image_folder_names_what_is_wrong(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import importlib
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torchvision import datasets
 
-from advmerge.data import SOURCES, archives, cifar, make, source
+from advmerge.data import SOURCES, archives, archives_of, cifar, make, source
 from advmerge.data.archives import Archive, fetch, provide, unpack
 from advmerge.errors import StudyError
 from published_sets import DIGITS, SETS, colour, md5s, tar, zipped
@@ -124,7 +126,9 @@ def test_a_dead_source_gives_the_recipe(tmp_path: Path, serve: Callable[..., Ser
         with pytest.raises(StudyError) as caught:
             provide(tmp_path / "set", ["images"], [Archive(url, MD5)], "https://example.org/set")
         assert "cannot be downloaded" in str(caught.value)
-        assert f"put set.bin (MD5 {MD5}), or images themselves, into {tmp_path / 'set'}" in str(caught.value)
+        assert f"put set.bin (MD5 {MD5}), or what is unpacked from it (images), into {tmp_path / 'set'}" in str(
+            caught.value
+        )
         assert "https://example.org/set" in str(caught.value)
 
 
@@ -173,6 +177,25 @@ def test_half_unpacked_is_unpacked_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 # ── datasets ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+TORCHVISION = {
+    "eurosat": datasets.EuroSAT,
+    "gtsrb": datasets.GTSRB,
+    "dtd": datasets.DTD,
+    "food101": datasets.Food101,
+    "svhn": datasets.SVHN,
+    "full_mnist": datasets.MNIST,
+}
+
+
+@pytest.mark.parametrize("kind", TORCHVISION)
+def test_addresses_and_checksums_are_torchvisions(kind: str) -> None:
+    """So that we hear of it when a dataset moves."""
+    theirs = inspect.getsource(TORCHVISION[kind])
+    for archive in archives_of(kind):
+        site, name = archive.url.rsplit("/", 1)
+        assert all(part in theirs for part in (site, name, archive.md5)), archive
 
 
 @pytest.fixture(params=SETS)

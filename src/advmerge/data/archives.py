@@ -160,8 +160,8 @@ def provide(folder: Path, needs: Sequence[str], archives: Sequence[Archive], pag
     """
     if all((folder / need).exists() for need in needs) and not os.access(folder, os.W_OK):
         return folder  # somebody else's, ready to be used
-    with _alone(folder / ".lock"):
-        unfinished, ready = (folder / f".{archives[0].file}.{state}" for state in ("unpacking", "ready"))
+    lock, unfinished, ready = (folder / f".{archives[0].file}.{state}" for state in ("lock", "unpacking", "ready"))
+    with _alone(lock):
         complete = all((folder / need).exists() for need in needs) and not unfinished.exists()
         if complete and ready.exists():
             return folder
@@ -171,9 +171,11 @@ def provide(folder: Path, needs: Sequence[str], archives: Sequence[Archive], pag
             try:
                 path = fetch(archive, folder)
             except OSError as error:
+                lacking = [other for other in archives if not (folder / other.file).exists()]
+                named = ", ".join(f"{other.file} (MD5 {other.md5})" for other in lacking)
                 raise StudyError(
-                    f"{archive.url}: cannot be downloaded ({error}); get the dataset by hand from {page} and put "
-                    f"{archive.file} (MD5 {archive.md5}), or {' and '.join(needs)} themselves, into {folder}"
+                    f"{archive.url}: cannot be downloaded ({error}); get the dataset by hand from {page} and put {named}, "
+                    f"or what is unpacked from it ({', '.join(needs)}), into {folder}"
                 ) from None
             if not complete:
                 unfinished.touch()

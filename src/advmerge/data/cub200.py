@@ -14,9 +14,13 @@ ARCHIVES = (Archive(f"{PAGE}/files/CUB_200_2011.tgz", "97eceeb196236b17998738112
 """With the MD5 that CaltechDATA gives."""
 
 
+LISTS = ("images", "image_class_labels", "train_test_split", "classes")
+NEEDS = ("CUB_200_2011/images", *(f"CUB_200_2011/{name}.txt" for name in LISTS))
+
+
 def cub200(sizes: Mapping[str, int], seed: int, shape: Sequence[int]) -> TaskData:
     """Which of 200 birds is this? The official split."""
-    folder = provide(root(), ("CUB_200_2011/train_test_split.txt",), ARCHIVES, PAGE) / "CUB_200_2011"
+    folder = provide(root(), NEEDS, ARCHIVES, PAGE) / "CUB_200_2011"
 
     def column(name: str) -> list[str]:
         """The second column of a list; the first numbers its lines alike in all of them."""

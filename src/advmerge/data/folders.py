@@ -12,20 +12,30 @@ from advmerge.seeding import numpy_generator
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 
+PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
 
 def image_files(path: str) -> dict[str, list[Path]]:
-    """Class → its image files, both in alphabetical order.
+    """Class → its image files, both in alphabetical order. What is hidden (``._1.jpg``, ``.cache/``) counts as nothing.
 
     Raises:
-        StudyError: the folder or its classes are missing, or a class is empty.
+        StudyError: the folder or its classes are missing, a class is empty, or the sub-folders are no classes but splits.
     """
     root = Path(path)
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
-    if not classes:
-        raise StudyError(f"{path}: expected a folder with a sub-folder of images for each class")
+    folders = [entry for entry in root.iterdir() if entry.is_dir()] if root.is_dir() else []
+    classes = sorted(entry.name for entry in folders if not _hidden(entry, root))
+    if len(classes) < 2:
+        raise StudyError(f"{path}: expected a folder with a sub-folder of images for each class, two or more")
+    if PARTS.issuperset(classes):
+        raise StudyError(f"{path}: {' and '.join(classes)} are no classes; give the folder that holds the classes")
     found = {}
     for name in classes:
-        found[name] = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = (file for file in (root / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+        found[name] = sorted(file for file in files if file.is_file() and not _hidden(file, root))
         if not found[name]:
             raise StudyError(f"{root / name}: the class has no image ({', '.join(SUFFIXES)})")
     return found

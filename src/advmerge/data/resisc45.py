@@ -10,9 +10,10 @@ from advmerge.data.archives import Archive, provide, root
 from advmerge.data.images import pairs, shared_out
 from advmerge.seeding import numpy_generator
 
-SITE = "https://hf.co/datasets/torchgeo/resisc45/resolve/a826b44d938a883185f11ebe3d512d38b464312f"
+PAGE = "https://huggingface.co/datasets/torchgeo/resisc45"
+SITE = f"{PAGE}/resolve/a826b44d938a883185f11ebe3d512d38b464312f"
 ARCHIVES = (
-    Archive(f"{SITE}/NWPU-RESISC45.zip", "75206b2e16446591afa88e2628744886"),
+    Archive(f"{SITE}/NWPU-RESISC45.zip", "75206b2e16446591afa88e2628744886", 427),
     Archive(f"{SITE}/resisc45-train.txt", "b5a4c05a37de15e4ca886696a85c403e", 1),
     Archive(f"{SITE}/resisc45-val.txt", "a0770cee4c5ca20b8c32bbd61e114805", 1),
     Archive(f"{SITE}/resisc45-test.txt", "3dda9e4988b47eb1de9f07993653eb08", 1),
@@ -24,7 +25,7 @@ NEEDS = ("NWPU-RESISC45", "resisc45-train.txt", "resisc45-val.txt", "resisc45-te
 
 def resisc45(sizes: Mapping[str, int], seed: int, shape: Sequence[int]) -> TaskData:
     """Which of 45 kinds of places is this? 25,200 training and validation images against 6,300 test images."""
-    folder = provide(root() / "resisc45", NEEDS, ARCHIVES, "https://gcheng-nwpu.github.io")
+    folder = provide(root() / "resisc45", NEEDS, ARCHIVES, PAGE)
     classes = sorted(entry.name for entry in (folder / "NWPU-RESISC45").iterdir() if entry.is_dir())
 
     def part(name: str) -> list[tuple[Path, int]]:

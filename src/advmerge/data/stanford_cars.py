@@ -19,7 +19,13 @@ ARCHIVES = (
 )
 """With torchvision's checksums, of when the addresses were alive."""
 
-NEEDS = ("devkit/cars_meta.mat", "cars_train", "cars_test", "cars_test_annos_withlabels.mat")
+NEEDS = (
+    "devkit/cars_meta.mat",
+    "devkit/cars_train_annos.mat",
+    "cars_train",
+    "cars_test",
+    "cars_test_annos_withlabels.mat",
+)
 
 
 def stanford_cars(sizes: Mapping[str, int], seed: int, shape: Sequence[int]) -> TaskData:

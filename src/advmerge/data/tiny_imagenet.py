@@ -13,9 +13,12 @@ SITE = "http://cs231n.stanford.edu"
 ARCHIVES = (Archive(f"{SITE}/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de", 248),)
 
 
+NEEDS = tuple(f"tiny-imagenet-200/{name}" for name in ("train", "val", "wnids.txt", "words.txt"))
+
+
 def tiny_imagenet(sizes: Mapping[str, int], seed: int, shape: Sequence[int]) -> TaskData:
     """Which of 200 things is this? The official test images have no labels: the validation images are the test split."""
-    folder = provide(root(), ("tiny-imagenet-200/val",), ARCHIVES, SITE) / "tiny-imagenet-200"
+    folder = provide(root(), NEEDS, ARCHIVES, SITE) / "tiny-imagenet-200"
     synsets = (folder / "wnids.txt").read_text().split()
     number = {synset: label for label, synset in enumerate(synsets)}
     words = dict(line.split("\t", 1) for line in (folder / "words.txt").read_text().splitlines() if "\t" in line)
