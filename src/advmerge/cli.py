@@ -115,7 +115,9 @@ def parser() -> argparse.ArgumentParser:
     merge = commands.add_parser("merge", help="merge safetensors checkpoints, tensor by tensor")
     merge.add_argument("--method", required=True, help="see 'advmerge methods'")
     merge.add_argument("--option", nargs="+", action="extend", default=[], metavar="NAME=VALUE")
-    merge.add_argument("--pretrained", required=True, type=Path, metavar="P", help="file or folder that the experts were tuned from")
+    merge.add_argument(
+        "--pretrained", required=True, type=Path, metavar="P", help="file or folder that the experts were tuned from"
+    )
     merge.add_argument("--experts", required=True, nargs="+", metavar="[NAME=]PATH")
     merge.add_argument("--out", required=True, type=Path, metavar="M", help="the merged checkpoint")
     merge.add_argument("--task", metavar="NAME", help="the expert whose task it answers, for a method that asks")
