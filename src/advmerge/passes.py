@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 _USABLE = 0.8
 
 _least: int | None = None
-# Model → images a pass that memory holds, with gradients kept or without; of models that are known not to fit.
+# Model → images a pass that memory holds, with gradients kept or without; where it was reckoned or found out.
 _held: WeakKeyDictionary[nn.Module, dict[bool, int]] = WeakKeyDictionary()
 
 

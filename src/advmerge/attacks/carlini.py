@@ -23,7 +23,7 @@ class CarliniAttack(TorchAttack, ABC):
         initial_const: the first c.
     """
 
-    usual_share: ClassVar[float] = 0.79
+    usual_share: ClassVar[float] = 0.78
 
     confidence: float = 0.0
     learning_rate: float
