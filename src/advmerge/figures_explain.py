@@ -196,6 +196,9 @@ def weight_path(rows: pandas.DataFrame, vector: str, vectors: int, examples: str
     ``rows`` is :func:`associations.pooled` by scale. The dashed line is weight averaging: λ = 1/``vectors`` for their
     sum, 1 for their mean.
     """
+    from matplotlib.lines import Line2D
+
+    averaged: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": (0, (4, 2))}
     with figures._style():
         surrogates = figures.Order.among(rows["surrogate"], order.surrogates)
         marks = figures._marks(surrogates)
@@ -210,11 +213,11 @@ def weight_path(rows: pandas.DataFrame, vector: str, vectors: int, examples: str
                  f"transfer ASR (%), {examples}")  # fmt: skip
         for ax, name in zip(axes.flat, names, strict=True):
             ax.set_ylabel(name)
-            ax.axvline(average, color="0.5", linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+            ax.axvline(average, zorder=0, **averaged)
             ax.spines[["top", "right"]].set_visible(False)
         figure.supxlabel(f"λ in θ₀ + λ · ({vector} of task vectors)", fontsize=7)
         handles = [figures._handle(f"crafted on {order.label(name)}", **marks[name]) for name in surrogates]
-        figures._legend(figure, handles)
+        figures._legend(figure, [*handles, Line2D([], [], label="weight averaging", **averaged)])
     return figure
 
 
@@ -241,7 +244,7 @@ def weight_plane(rows: pandas.DataFrame, merged: str, examples: str, order: figu
         for ax, (title, part, column, scale) in zip(grid.flat, panels, strict=False):
             _contours(figure, ax, part, column, scale)
             ax.set_title(title)
-            _corners(ax, ("pretrained", "expert", order.label(merged)))
+            _corners(ax, (order.label("pretrained"), "expert", order.label(merged)))
             ax.tick_params(labelbottom=True, labelleft=True)
         figure.supxlabel("a, toward the task's expert", fontsize=7)
         figure.supylabel(f"b, toward {order.label(merged)}", fontsize=7)

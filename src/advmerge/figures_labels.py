@@ -46,7 +46,7 @@ def beside(ax: Axes, points: pandas.DataFrame, names: Mapping[str, str]) -> None
     ways = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     distance = pixel * np.arange(6, 90, 4)
     for target in [name for name in names if name in set(owner)]:
-        text = ax.text(0, 0, names[target], fontsize=6, color="0.15")
+        text = ax.text(0, 0, names[target], fontsize=6, color="0.15", va="bottom")
         extent = text.get_window_extent(renderer)
         half = np.array([extent.width, extent.height]) / 2
         around = np.stack([np.cos(ways), np.sin(ways)], axis=1)
@@ -56,7 +56,7 @@ def beside(ax: Axes, points: pandas.DataFrame, names: Mapping[str, str]) -> None
         centre = (anchors[:, None] + steps).reshape(-1, 2)
         place = np.hstack([centre - half, centre + half])
         covers = (place[:, None, :2] < taken[:, 2:] + gap) & (taken[:, :2] < place[:, None, 2:] + gap)
-        outside = (place[:, :2] < frame.min).any(axis=1) | (place[:, 2:] > frame.max).any(axis=1)
+        outside = (place[:, :2] < frame.min + gap).any(axis=1) | (place[:, 2:] > frame.max).any(axis=1)
         start = np.repeat(anchors, len(steps), axis=0)
         end = np.clip(start, place[:, :2], place[:, 2:])
         ends = np.minimum(start, end)[:, None], np.maximum(start, end)[:, None]

@@ -15,7 +15,7 @@ const drawRanks = () => {
   const reach = [Math.min(1, ...values.map((v) => v.low)), Math.max(targets.length, ...values.map((v) => v.high))];
   const y = { field: "target", type: "nominal", scale: { domain: targets }, axis };
   const spec = {
-    width, height: { step, for: "position" }, data: { values }, padding: { left: 1, right: beyond, top: 1, bottom: 1 },
+    width, height: { step, for: "position" }, data: { values }, padding: { left: 1, right: beyond, top: 1, bottom: 4 },
     layer: [
       { mark: { type: "rule", strokeWidth: 2, color: colour("undecided") }, encoding: { y, x: { field: "low", type: "quantitative", title: narrow ? "Average rank" : "Average rank; 1 is the most often fooled", scale: { domain: reach, nice: false }, axis: { orient: "bottom", values: targets.map((_, k) => k + 1), labelOverlap: true, format: "d" } }, x2: { field: "high" } } },
       { mark: { type: "point", filled: true, size: 70, opacity: 1, color: tone(0) }, encoding: { y, x: { field: "rank", type: "quantitative" }, tooltip: { field: "tooltip" } } },

@@ -41,7 +41,7 @@ const config = () => {
   const [ink, muted, line] = ["ink", "muted", "line"].map(colour);
   return {
     background: "transparent", font: FONT, view: { stroke: null },
-    axis: { labelColor: ink, titleColor: muted, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12, titlePadding: 8, domainColor: line, tickColor: line, gridColor: line, labelLimit: 400 },
+    axis: { labelColor: ink, titleColor: muted, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12, titlePadding: 8, domainColor: line, tickColor: line, gridColor: line, labelLimit: 400, labelFlush: false },
     legend: { labelColor: ink, titleColor: muted, labelFontSize: 12, symbolSize: 70, labelLimit: 300 },
     text: { color: ink }, rule: { color: ink },
   };
