@@ -24,7 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
-from advmerge.artifacts import load_table, load_tensors, metadata, save_table, save_tensors, sha256
+from advmerge.artifacts import load_table, load_tensors, metadata, replacing, save_table, save_tensors, sha256
 from advmerge.data import SPLITS
 from advmerge.errors import StudyError
 from advmerge.jobs import session
@@ -337,6 +337,21 @@ def test_outputs_that_cannot_be_trusted_or_written_are_named(
         return
     with pytest.raises(StudyError, match=words):
         session.guard([str(output)])
+
+
+def test_what_a_killed_job_left_half_written_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = load(SCRIPTS.parents[1] / "studies/smoke.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "_check_once", lambda study, path: None)
+    folder = Path("results/smoke/heads")
+    folder.mkdir(parents=True)
+    with replacing(folder / "latin.safetensors") as temporary:
+        temporary.touch()
+        session.prepare(study, "smoke.yaml", touch=True)
+        assert not list(folder.iterdir())
+        temporary.touch()
+        session.prepare(study, "smoke.yaml", touch=True)  # beside a living run
+        assert list(folder.iterdir()) == [temporary]
 
 
 # ── images ──────────────────────────────────────────────────────────────────────────────────────────────

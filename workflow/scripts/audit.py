@@ -1,12 +1,14 @@
 """Hold every artifact against the study: the settings and the inputs it says it was made from are the present ones.
 
-The last stage of dvc.yaml, before Snakemake's memory is cached. Timestamps, locks and Snakemake's own records are
-not asked; only the files' contents are.
+The last stage of dvc.yaml, before Snakemake's memory is cached; there, DVC's cache must hold what the stages before have
+made, too. Timestamps, locks and Snakemake's own records are not asked; only the files' contents are.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -45,9 +47,22 @@ def audit(study: Study) -> int:
     return len(artifacts)
 
 
+def cached() -> None:
+    """On a full disk DVC says that it failed to transfer a file to its cache, and goes on as if it had not.
+
+    Raises:
+        StudyError: naming the first output that is not in the cache.
+    """
+    said = subprocess.run(["dvc", "data", "status", "--json"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    if lost := json.loads(said).get("not_in_cache"):
+        raise StudyError(f"{lost[0]}: is not in DVC's cache; make room there and run: dvc repro")
+
+
 def main() -> None:
     try:
         count = audit(load(sys.argv[1] if len(sys.argv) > 1 else "params.yaml"))
+        if "DVC_STAGE" in os.environ:
+            cached()
     except StudyError as error:
         sys.exit(f"error: {error}")
     print(f"{count} artifacts are what the study asks for")

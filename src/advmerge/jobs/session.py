@@ -35,13 +35,14 @@ def prepare(study: Study, path: str, *, touch: bool) -> None:
     Raises:
         StudyError: a name or an option of the study that no registry knows, or outputs that cannot be trusted.
     """
+    outputs = [*study.artifacts(), *study.report_files()]
     try:
         _check_once(study, path)
-        _clear_stale_locks()
+        if _clear_stale_locks():
+            _sweep(outputs)
     except OSError as error:
         raise StudyError(f"{error.filename or STATE}: the run's own notes cannot be kept: {error.strerror}") from error
     if not touch:
-        outputs = [*study.artifacts(), *study.report_files()]
         guard(outputs)
         wake(outputs)
 
@@ -92,11 +93,11 @@ def requests(study: Study, path: str, *, main: bool) -> dict[str, dict[str, int]
     return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
 
 
-def _clear_stale_locks() -> None:
-    """Remove the locks of a run that was killed.
+def _clear_stale_locks() -> bool:
+    """Remove the locks of a run that was killed; whether no other run is alive here.
 
     Snakemake's lock files outlive a kill -9. A lock of ours does not: the kernel holds it for the main process.
-    Whoever gets it knows that no other run is alive here, and that lock files that are there are stale.
+    Whoever gets it knows that lock files that are there are stale.
     """
     global _lock
     STATE.mkdir(exist_ok=True)
@@ -105,10 +106,18 @@ def _clear_stale_locks() -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(file)  # another run is alive: Snakemake's own locks decide
-        return
+        return False
     _lock = file
     for lock in STATE.glob("locks/*.lock"):
         lock.unlink(missing_ok=True)
+    return True
+
+
+def _sweep(outputs: list[str]) -> None:
+    """Remove what killed jobs left half-written beside the outputs: see :func:`advmerge.artifacts.replacing`."""
+    for folder in {Path(path).parent for path in outputs}:
+        for file in folder.glob(".*.tmp"):
+            file.unlink(missing_ok=True)
 
 
 def _records(folder: Path) -> dict[str, Path]:
