@@ -197,6 +197,17 @@ def save_table(path: Path | str, table: pandas.DataFrame, metadata: Mapping[str,
         pq.write_table(content, temporary, compression="zstd")
 
 
+def save_text(path: Path | str, text: str) -> None:
+    """Write a text, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def save_csv(path: Path | str, table: pandas.DataFrame) -> None:
+    """Write a table for readers, with six digits of each number, whole or not at all."""
+    save_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
 def load_table(path: Path | str) -> pandas.DataFrame:
     """Read what :func:`save_table` wrote.
 

@@ -17,10 +17,8 @@ def main() -> None:
         bootstrap=args.config["statistics"]["bootstrap"],
         seed=args.config["seed"],
     )
-    with artifacts.replacing(args["output_verdicts"]) as temporary:
-        temporary.write_text(artifacts.canonical(evaluated) + "\n", encoding="utf-8")
-    with artifacts.replacing(args["output_table"]) as temporary:
-        claims.summary(evaluated).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    artifacts.save_text(args["output_verdicts"], artifacts.canonical(evaluated) + "\n")
+    artifacts.save_csv(args["output_table"], claims.summary(evaluated))
 
 
 run(main)

@@ -19,8 +19,7 @@ def main() -> None:
         controls=args.config["order"]["controls"],
     )
     for name, table in computed.items():
-        with artifacts.replacing(Path(args["output_dir"]) / name) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        artifacts.save_csv(Path(args["output_dir"]) / name, table)
 
 
 run(main)

@@ -29,8 +29,7 @@ def main() -> None:
     )
     folder = Path(args["output_dir"])
     for name, table in computed.items():
-        with artifacts.replacing(folder / "tables" / name) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        artifacts.save_csv(folder / "tables" / name, table)
     order = figures.Order(**config["order"])
     for name in config["figures"]:
         figure = figures_explain.draw(name, computed, order, config)

@@ -28,8 +28,7 @@ def main() -> None:
         gallery_title=title,
         inputs=args.provenance()["inputs"],
     )
-    with artifacts.replacing(args["output"]) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    artifacts.save_text(args["output"], text)
 
 
 run(main)

@@ -15,10 +15,8 @@ def main() -> None:
     args = arguments("table*", "output-metrics", "output-dir")
     sources = {name: pd.read_csv(path) for name, path in args["table"].items()}
     for name, content in summary.tables(sources, figures.Order(**args.config["order"])).items():
-        with artifacts.replacing(Path(args["output_dir"]) / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    with artifacts.replacing(args["output_metrics"]) as temporary:
-        temporary.write_text(json.dumps(summary.headline(sources), indent=1) + "\n", encoding="utf-8")
+        artifacts.save_text(Path(args["output_dir"]) / name, content)
+    artifacts.save_text(args["output_metrics"], json.dumps(summary.headline(sources), indent=1) + "\n")
 
 
 run(main)
