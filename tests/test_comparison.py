@@ -15,6 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from advmerge import comparison
+from advmerge.comparison import paired, ranked, regression
 from advmerge.errors import StudyError
 from advmerge.seeding import numpy_generator
 
@@ -85,33 +86,33 @@ def simulated(seed: int = 0, images: int = 60, tasks: int = 4):
 def test_mcnemar_is_that_of_statsmodels() -> None:
     for only_a, only_b in [(0, 0), (3, 0), (5, 5), (2, 9), (40, 17)]:
         expected = statsmodels_mcnemar([[7, only_a], [only_b, 7]], exact=True).pvalue if only_a + only_b else 1
-        assert comparison.mcnemar(only_a, only_b) == pytest.approx(expected)
+        assert paired.mcnemar(only_a, only_b) == pytest.approx(expected)
 
 
 @settings(max_examples=20)  # each of theirs collects garbage
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_holm_is_that_of_statsmodels(p) -> None:
-    assert comparison.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+    assert paired.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
 def test_holm_by_hand() -> None:
-    adjusted = comparison.holm([0.01, np.nan, 0.04, 0.03])
+    adjusted = paired.holm([0.01, np.nan, 0.04, 0.03])
     np.testing.assert_allclose(adjusted, [0.03, np.nan, 0.06, 0.06])
-    assert np.isnan(comparison.holm([np.nan])).all()
+    assert np.isnan(paired.holm([np.nan])).all()
 
 
 def test_difference_by_hand_and_mirrored() -> None:
-    low, high = comparison.paired_difference(4, 1, 10, 0.95)
+    low, high = paired.paired_difference(4, 1, 10, 0.95)
     half = 1.959964 * np.sqrt(4.5 + 1.5 - 9 / 12) / 12
     assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=1e-6)
-    mirrored = comparison.paired_difference(1, 4, 10, 0.95)
+    mirrored = paired.paired_difference(1, 4, 10, 0.95)
     assert (-mirrored[1], -mirrored[0]) == pytest.approx((low, high))
-    assert comparison.paired_difference(0, 0, 5, 0.95)[1] > 0, "five alike images prove no equality"
+    assert paired.paired_difference(0, 0, 5, 0.95)[1] > 0, "five alike images prove no equality"
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (0, 4), (4, 0), (3, 8)])
 def test_odds_are_those_of_the_share_of_discordant_images(only_a: int, only_b: int) -> None:
-    low, high = comparison.paired_odds(only_a, only_b, 0.9)
+    low, high = paired.paired_odds(only_a, only_b, 0.9)
     share = proportion_confint(only_a, only_a + only_b, 0.1, "beta") if only_a + only_b else (0, 1)
     assert low == pytest.approx(share[0] / (1 - share[0]))
     assert high == (pytest.approx(share[1] / (1 - share[1])) if share[1] < 1 else np.inf)
@@ -200,18 +201,18 @@ def test_rows_in_another_order_give_the_same_tables() -> None:
 
 
 def test_critical_distances_of_the_literature() -> None:
-    assert comparison.critical_distance(8, 7) == pytest.approx(3.97, abs=0.005)
-    assert comparison.critical_distance(4, 14) == pytest.approx(1.25, abs=0.005)  # Demšar 2006, his example
+    assert ranked.critical_distance(8, 7) == pytest.approx(3.97, abs=0.005)
+    assert ranked.critical_distance(4, 14) == pytest.approx(1.25, abs=0.005)  # Demšar 2006, his example
 
 
 def test_power_is_small_without_and_one_with_a_large_difference() -> None:
-    assert comparison.nemenyi_power(4, 14, 0) < 0.05
-    powers = [comparison.nemenyi_power(4, 14, shift) for shift in (0.5, 1, 2, 4)]
+    assert ranked.nemenyi_power(4, 14, 0) < 0.05
+    powers = [ranked.nemenyi_power(4, 14, shift) for shift in (0.5, 1, 2, 4)]
     assert powers == sorted(powers) and powers[-1] > 0.95
-    assert comparison.nemenyi_power(8, 7, 1) < 0.1, "almost powerless, as it says"
-    smallest = comparison.detectable(4, 30)
-    assert comparison.nemenyi_power(4, 30, smallest) > 0.75 > comparison.nemenyi_power(4, 30, smallest / 2)
-    assert np.isnan(comparison.detectable(8, 2))
+    assert ranked.nemenyi_power(8, 7, 1) < 0.1, "almost powerless, as it says"
+    smallest = ranked.detectable(4, 30)
+    assert ranked.nemenyi_power(4, 30, smallest) > 0.75 > ranked.nemenyi_power(4, 30, smallest / 2)
+    assert np.isnan(ranked.detectable(8, 2))
 
 
 def test_ranks_by_hand() -> None:
@@ -256,10 +257,10 @@ def test_the_mixed_model_maximises_the_integrated_likelihood() -> None:
     """Against Gauss-Hermite quadrature with 40 nodes an image, maximised by scipy: no Laplace approximation there."""
     from scipy.optimize import minimize
 
-    rows = comparison.model_rows(*simulated(images=40))
-    ours = comparison.mixed_model(rows)
-    rows, found, pattern, image = comparison.patterns(rows)
-    predictors = comparison.design(found, [*comparison.FACTORS, "task"], comparison.COVARIATES)
+    rows = regression.model_rows(*simulated(images=40))
+    ours = regression.mixed_model(rows)
+    rows, found, pattern, image = regression.patterns(rows)
+    predictors = regression.design(found, [*regression.FACTORS, "task"], regression.COVARIATES)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     hits = np.zeros((2, image.max() + 1, len(found)))
     np.add.at(hits, (rows["fooled"].to_numpy(dtype=int), image, pattern), 1)
@@ -280,11 +281,11 @@ def test_the_mixed_model_maximises_the_integrated_likelihood() -> None:
 def test_the_marginal_model_is_that_of_generalised_estimating_equations() -> None:
     import statsmodels.api as sm
 
-    rows = comparison.model_rows(*simulated(images=20))
-    fixed = comparison.design(rows, (*comparison.FACTORS, "task"), comparison.COVARIATES)
+    rows = regression.model_rows(*simulated(images=20))
+    fixed = regression.design(rows, (*regression.FACTORS, "task"), regression.COVARIATES)
     images = rows.groupby(["task", "image"]).ngroup().to_numpy()
     gee = sm.GEE(rows["fooled"].to_numpy(), fixed.to_numpy(), groups=images, family=sm.families.Binomial()).fit()
-    ours = comparison.marginal_model(rows).set_index(["term", "level"])
+    ours = regression.marginal_model(rows).set_index(["term", "level"])
     theirs = pd.DataFrame({"estimate": gee.params, "se": gee.bse}, index=fixed.columns).loc[ours.index]
     assert ours["estimate"].to_numpy() == pytest.approx(theirs["estimate"].to_numpy(), abs=1e-6)
     assert ours["se"].to_numpy() == pytest.approx(theirs["se"].to_numpy(), rel=1e-4)
@@ -297,7 +298,7 @@ def test_images_that_are_all_alike_have_no_spread() -> None:
         for task, target, attack in product("tuv", ["m0", "m1", "m2"], ["fgsm", "pgd", "mifgsm"])
     ]
     accuracy = clean(dict.fromkeys(product(["m0", "m1", "m2"], "tuv"), 0.8))
-    table = comparison.mixed_model(comparison.model_rows(pd.concat(blocks), accuracy)).set_index("term")
+    table = regression.mixed_model(regression.model_rows(pd.concat(blocks), accuracy)).set_index("term")
     assert table.loc["sd of image", "estimate"] < 0.25
     assert table.loc["constant", "estimate"] == pytest.approx(np.log(0.4 / 0.6), abs=0.3)
 
@@ -307,9 +308,9 @@ def test_the_same_answers_again_are_no_evidence() -> None:
     outcomes, accuracy = simulated(images=30)
     once = outcomes[outcomes["attack"] == "pgd"]
     thrice = pd.concat([once, once.assign(attack="pgd2"), once.assign(attack="pgd3")])
-    for fit in (comparison.mixed_model, comparison.marginal_model):
+    for fit in (regression.mixed_model, regression.marginal_model):
         one, three = (
-            fit(comparison.model_rows(table, accuracy)).set_index(["term", "level"])["se"] for table in (once, thrice)
+            fit(regression.model_rows(table, accuracy)).set_index(["term", "level"])["se"] for table in (once, thrice)
         )
         assert (three / one)["target"].min() > 0.85  # 1 / √3 is 0.58
 
@@ -329,8 +330,8 @@ def test_no_effect_is_found_where_there_is_none() -> None:
 
 def test_columns_that_say_nothing_new_are_left_out() -> None:
     outcomes = pd.concat([block([1, 0, 1], target=target) for target in ("a", "b")])
-    rows = comparison.model_rows(outcomes, clean({("a", "t"): 0.5, ("b", "t"): 0.9}))
-    columns = comparison.design(rows, comparison.FACTORS, comparison.COVARIATES).columns
+    rows = regression.model_rows(outcomes, clean({("a", "t"): 0.5, ("b", "t"): 0.9}))
+    columns = regression.design(rows, regression.FACTORS, regression.COVARIATES).columns
     assert list(columns) == [("constant", ""), ("target", "b")]  # the accuracy is the target's, ε and attack are one
 
 
@@ -341,9 +342,9 @@ def test_levels_that_never_or_always_fool_do_no_harm() -> None:
         for name, answer in (("a_never", 1), ("z_always", 0))
     )
     table = comparison.model(pd.concat([outcomes, never, always]), accuracy).set_index(["model", "term", "level"])
-    for name, fit in (("mixed", comparison.mixed_model), ("marginal", comparison.marginal_model)):
+    for name, fit in (("mixed", regression.mixed_model), ("marginal", regression.marginal_model)):
         found = table.loc[name]
-        expected = fit(comparison.model_rows(outcomes, accuracy)).set_index(["term", "level"])
+        expected = fit(regression.model_rows(outcomes, accuracy)).set_index(["term", "level"])
         assert list(found.index) == list(expected.index)
         assert found.loc[("attack", "pgd"), "reference"] == "fgsm"
         assert found.loc[("attack", "pgd"), "estimate"] == pytest.approx(expected.loc[("attack", "pgd"), "estimate"])
