@@ -18,7 +18,7 @@ import torch
 from matplotlib.text import Text
 from seaborn.utils import relative_luminance
 
-from advmerge import artifacts, comparison, figures, figures_heatmap, figures_ranks, statistics
+from advmerge import artifacts, comparison, figures, figures_gallery, figures_heatmap, figures_ranks, statistics
 from advmerge.errors import StudyError
 from test_statistics import ENVIRONMENT, ROOT, SCRIPTS, TASKS, synthetic
 
@@ -239,7 +239,7 @@ def test_files_are_equal_byte_by_byte_and_pdf_embeds_truetype(study, tmp_path):
 
 
 def test_figures_fit_both_columns_of_a_page_and_are_legible_there(drawn):
-    for name, figure in {**drawn, "gallery": figures.gallery([example()], "PGD", ORDER)}.items():
+    for name, figure in {**drawn, "gallery": figures_gallery.gallery([example()], "PGD", ORDER)}.items():
         assert figure.get_figwidth() == (figures.COLUMN if name.endswith("_column") else figures.WIDTH), name
         assert figure.get_figheight() < 9.3, name
         small = {text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_fontsize() < 5.5}
@@ -378,11 +378,11 @@ def example(**changes):
         "targets": {"ties": "7", "weight_averaging": "1", "multitask": "2"},
         "wrong_clean": frozenset({"multitask"}),
     }
-    return figures.Example(**options | changes)
+    return figures_gallery.Example(**options | changes)
 
 
 def test_gallery_says_who_is_right_wrong_and_was_wrong_before():
-    figure = figures.gallery([example()], "PGD", ORDER)
+    figure = figures_gallery.gallery([example()], "PGD", ORDER)
     said = {text.get_text(): text.get_color() for text in figure.axes[3].texts}
     assert list(said) == [
         "✗ surrogate: 1",
@@ -397,18 +397,18 @@ def test_gallery_says_who_is_right_wrong_and_was_wrong_before():
 
 def test_gallery_amplifies_all_rows_alike_and_saturates_nothing():
     weak = example(adversarial=example().clean + np.float32(0.01))
-    figure = figures.gallery([example(), weak], "PGD", ORDER)
+    figure = figures_gallery.gallery([example(), weak], "PGD", ORDER)
     assert figure.axes[2].get_title() == "difference × 25"
     strong, faint = (figure.axes[row + 2].images[0].get_array() for row in (0, 4))
     assert strong.min() == pytest.approx(0, abs=1e-6)
     assert strong.max() == pytest.approx(1, abs=1e-6)
     assert np.allclose(faint, 0.75)
-    unchanged = figures.gallery([example(adversarial=example().clean)], "PGD", ORDER)
+    unchanged = figures_gallery.gallery([example(adversarial=example().clean)], "PGD", ORDER)
     assert unchanged.axes[2].get_title() == "difference × 1"
 
 
 def test_signs_that_the_font_lacks_are_named(recwarn, tmp_path):
-    figure = figures.gallery([example(label="क", surrogate="ж", targets={"ties": "क"})], "PGD", ORDER)
+    figure = figures_gallery.gallery([example(label="क", surrogate="ж", targets={"ties": "क"})], "PGD", ORDER)
     assert [text.get_text() for text in figure.axes[3].texts] == ["✗ surrogate: ж", "✓ ties: ‹ka›"]
     figures.save(figure, tmp_path, "gallery")
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
@@ -485,5 +485,5 @@ def test_no_data_is_said_in_words(study):
         "This study has no transferred examples."
     ]
     assert "No merged model" in texts(figures.accuracy_transfer(none, models, ORDER))[0]
-    assert texts(figures.gallery([], "PGD", ORDER)) == ["No examples to show."]
+    assert texts(figures_gallery.gallery([], "PGD", ORDER)) == ["No examples to show."]
     assert isinstance(none, pd.DataFrame)

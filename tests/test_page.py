@@ -22,6 +22,7 @@ from PIL import Image
 
 from advmerge import associations, claims, comparison, figures, page, statistics
 from advmerge.errors import StudyError
+from advmerge.figures_gallery import Example
 from advmerge.study import Study, load
 from test_associations import measured
 from test_statistics import ATTACKS, ROOT, TASKS, synthetic
@@ -108,12 +109,12 @@ def models() -> dict[str, dict[str, Any]]:
     return made
 
 
-def example(**changes: Any) -> figures.Example:
+def example(**changes: Any) -> Example:
     clean = np.random.default_rng(0).random((1, 8, 8)).astype(np.float32)
     says = dict.fromkeys(TARGETS, "3") | {"ties": "5", "multitask": "5"}
     values = {"task": TASKS[0], "clean": clean, "adversarial": np.clip(clean + np.float32(8 / 255), 0, 1)}
     values |= {"label": "3", "surrogate": "5", "targets": says, "wrong_clean": frozenset(["multitask"])}
-    return figures.Example(**(values | changes))
+    return Example(**(values | changes))
 
 
 @pytest.fixture(scope="module")

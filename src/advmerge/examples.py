@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from advmerge import artifacts, figures, statistics
 from advmerge.data import words
 from advmerge.errors import StudyError
+from advmerge.figures_gallery import Example
 
 if TYPE_CHECKING:
     import numpy
@@ -22,7 +23,7 @@ def picture(path: str, tensor: str, position: int) -> numpy.ndarray:
         return file.get_slice(tensor)[position]
 
 
-def example(task: str, data: str, adversarial: str, outcomes: pandas.DataFrame) -> figures.Example:
+def example(task: str, data: str, adversarial: str, outcomes: pandas.DataFrame) -> Example:
     """The representative example of one task (:func:`statistics.representative`).
 
     Args:
@@ -58,7 +59,7 @@ def example(task: str, data: str, adversarial: str, outcomes: pandas.DataFrame) 
 
     made = artifacts.metadata(data)
     classes = words(made["slice"]["kind"], made["classes"])
-    return figures.Example(
+    return Example(
         task=task,
         clean=clean,
         adversarial=attacked,
@@ -71,7 +72,7 @@ def example(task: str, data: str, adversarial: str, outcomes: pandas.DataFrame) 
 
 def examples(
     data: Mapping[str, str], adversarial: Mapping[str, str], outcomes: pandas.DataFrame, order: figures.Order
-) -> tuple[list[figures.Example], str]:
+) -> tuple[list[Example], str]:
     """One example a task, in the study's order, and a title that says what they are.
 
     Args:

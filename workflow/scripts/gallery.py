@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advmerge import artifacts, figures
+from advmerge import artifacts, figures, figures_gallery
 from advmerge.examples import examples
 from advmerge.script import arguments, run
 
@@ -13,7 +13,7 @@ def main() -> None:
     outcomes = artifacts.load_table(args["outcomes"])
     outcomes = outcomes[outcomes["seed"] == args.config["shown_seed"]]
     found, title = examples(args["data"], args["adversarial"], outcomes, order)
-    figures.save(figures.gallery(found, title, order), args["output_dir"], "gallery")
+    figures.save(figures_gallery.gallery(found, title, order), args["output_dir"], "gallery")
 
 
 run(main)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from advmerge import figures
 from advmerge.errors import StudyError
+from advmerge.figures_gallery import Example
 from advmerge.page import compared, explained, explore, gallery, making, seeds, verdicts, words
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _script(code: str) -> str:
 def render(
     tables: Mapping[str, pandas.DataFrame],
     evaluated: Mapping[str, Any],
-    examples: Sequence[figures.Example],
+    examples: Sequence[Example],
     models: Mapping[str, Mapping[str, Any]],
     config: Mapping[str, Any],
     *,

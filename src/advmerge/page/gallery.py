@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from advmerge import figures
+from advmerge.figures_gallery import Example, amplification
 
 if TYPE_CHECKING:
     import numpy
@@ -41,9 +42,9 @@ def spelt(name: str) -> str:
     return name
 
 
-def gallery(examples: Sequence[figures.Example], order: figures.Order) -> dict[str, Any]:
+def gallery(examples: Sequence[Example], order: figures.Order) -> dict[str, Any]:
     """The rows of the gallery: pictures as data URIs, and who says what of the adversarial one."""
-    factor = figures.amplification(examples) if examples else 1
+    factor = amplification(examples) if examples else 1
     rows = []
     for example in examples:
         once_right = {name: says for name, says in example.targets.items() if name not in example.wrong_clean}
