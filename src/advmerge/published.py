@@ -29,8 +29,9 @@ def weights_file(source: Mapping[str, Any], where: str) -> Path:
     Raises:
         StudyError: the file cannot be had, or has another checksum.
     """
+    again = ""
     if source.get("hub"):
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, hf_hub_url
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         repository, revision = source["hub"].split("@")
@@ -38,16 +39,18 @@ def weights_file(source: Mapping[str, Any], where: str) -> Path:
             path = Path(hf_hub_download(repository, source["file"], revision=revision))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             said = str(error).strip().splitlines()[0]
+            address = hf_hub_url(repository, source["file"], revision=revision)
             raise StudyError(
-                f"{where}: {source['file']} of {source['hub']} cannot be had ({said}); where there is no network, download "
-                f"it elsewhere and give {{file: path, sha256: {source['sha256']}}}"
+                f"{where}: {address} cannot be had ({said}); where there is no network, download it elsewhere and "
+                f"give {{file: path, sha256: {source['sha256']}}}"
             ) from error
+        again = f"; delete {path.resolve()} to download it again"
     else:
         path = Path(source["file"])
         if not path.is_file():
             raise StudyError(f"{where}: {path}: no such file")
     if source.get("sha256") and (found := sha256(path)) != source["sha256"]:
-        raise StudyError(f"{where}: {path}: has the SHA-256 {found}, and {source['sha256']} is expected")
+        raise StudyError(f"{where}: {path}: has the SHA-256 {found}, and {source['sha256']} is expected{again}")
     return path
 
 

@@ -245,6 +245,21 @@ def test_bad_studies_are_refused_before_any_job(bare: Tree, tmp_path: Path, bad:
     assert not (bare.path / "results").exists()
 
 
+@pytest.mark.parametrize("overlay", ["--config seed=7", "--configfile params.yaml studies/smoke.yaml"])
+def test_settings_beside_the_study_are_refused_and_not_overlooked(bare: Tree, overlay: str) -> None:
+    assert "a study is one file" in one_sentence(bare.snakemake("-n", *overlay.split(), fails=True))
+
+
+def test_a_folder_of_images_that_is_not_there_is_named(bare: Tree, tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    old, new = "  latin: {}", f"  latin: {{kind: image_folder, path: {tmp_path}/none}}"
+    text = (ROOT / "studies/smoke.yaml").read_text()
+    assert text.count(old) == 1
+    study.write_text(text.replace(old, new))
+    line = one_sentence(bare.snakemake("-n", "--configfile", str(study), fails=True))
+    assert line.startswith(f"error: {tmp_path}/none: expected a folder with a sub-folder of images for each class")
+
+
 def test_a_missing_study_is_named(bare: Tree, tmp_path: Path) -> None:
     """Of a --configfile that is missing Snakemake itself speaks, before the Snakefile is read."""
     tree = Tree(tmp_path / "tree", bare.home)

@@ -25,11 +25,17 @@ from advmerge.sources import closure
 from advmerge.study import load
 
 try:
+    if workflow.config_settings.config or len(workflow.configfiles) > 1:
+        raise StudyError(
+            "--config and a second --configfile change nothing here: a study is one file; edit it, or a copy of it"
+        )
     study_file = str([*workflow.configfiles, "params.yaml"][0])
     study = load(study_file)
     if workflow.is_main_process:
         claims.check(claims.load("claims.yaml"), claims.Names(**study.claims_slice()["names"]))
         prepare(study, study_file, touch="--touch" in sys.argv)
+        for name, options in study.sets.items():
+            data.files(study.kind(name), options)  # an input function's error would be a traceback
     # Memory and time matter to whoever shares out a cluster, whose profile has defaults of them.
     on_cluster = bool(workflow.resource_settings.default_resources)
     requested = requests(study, study_file, main=workflow.is_main_process) if on_cluster else {}

@@ -223,7 +223,9 @@ class _Maker:
         work = {} if images is None else self.each([encoder], Work(images + measured))
         written = self.file((CLASSES * (features + 1) + 2 * features) * FLOAT, 4, 3)
         read = self.weights(encoder) + self.images(images or 0)
-        return Job("head", path, work, read=read, written=written, memory=2 * self.weights(encoder))
+        # A zero-shot head holds both towers, as they are read and as a model.
+        held = (4 if images is None else 2) * self.weights(encoder)
+        return Job("head", path, work, read=read, written=written, memory=held)
 
     def _finetuned(self, rule: str, path: str, encoder: str, recipe: Slice, tasks: list[str]) -> Job:
         anchored = self.anchor(self.corpus_images()) if recipe["anchor"] else 0

@@ -17,6 +17,7 @@ from advmerge.plan.networks import Network, Work
 from advmerge.study import Study
 
 SECONDS = 0.5  # that each kind of pass is measured
+FEW = 8  # images at least of a batch that is learnt from: gradients of the weights are written once for all of them
 UTILISATION = 0.3  # of a device's peak that the passes of a study make
 
 
@@ -84,24 +85,28 @@ def measured(study: Study, network: Network) -> Work:
     ahead = _seconds(lambda: forward(images), place, SECONDS) / count
     back = _seconds(lambda: pixels(images), place, SECONDS) / count
     model.requires_grad_(True).train()
-    trained = _seconds(_training(model, images), place, SECONDS) / count
+    several = max(count, min(FEW, study.finetune.batch))
+    learn, step = _training(model, torch.rand(several, *shape, device=place))
+    trained = _seconds(learn, place, SECONDS) / several + _seconds(step, place, SECONDS) / study.finetune.batch
     spent = Work(ahead, max(back - ahead, ahead / 4), max(trained - ahead, ahead / 4))
     return Work(*(flops / seconds for flops, seconds in zip(network.flops, spent, strict=True)))
 
 
-def _training(model: nn.Module, images: torch.Tensor) -> Callable[[], None]:
-    """A step of training, as :mod:`advmerge.training` makes it."""
+def _training(model: nn.Module, images: torch.Tensor) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A step of training, as :mod:`advmerge.training` makes it: what it costs by image, and what by batch."""
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=1e-9, fused=True)
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
-    def step() -> None:
+    def learn() -> None:
         optimiser.zero_grad(set_to_none=True)
         functional.cross_entropy(model(images), labels).backward()
+
+    def step() -> None:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
 
-    return step
+    return learn, step
 
 
 def _seconds(work: Callable[[], None], place: torch.device, least: float) -> float:

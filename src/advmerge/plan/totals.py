@@ -197,6 +197,6 @@ def report(
             "at most: where no image makes C&W, DeepFool and their like stop early; hours are of the usual passes.",
             f"disk: {_amount(whole.written, 'B')}, all of it kept; as much again for DVC's cache where files are not cloned",
             f"downloads: {arrive}" if coming else "downloads: none",
-            f"speed, {said}: {rates}; {at_once} jobs at once, disk {disk:g} MB/s",
+            f"speed, {said}: {rates}; {at_once} {'job' if at_once == 1 else 'jobs'} at once, disk {disk:g} MB/s",
         ]
     )
