@@ -120,6 +120,17 @@ def test_an_archive_on_disk_is_checked(tmp_path: Path) -> None:
         provide(tmp_path, ["set.bin"], [Archive("http://127.0.0.1:9/set.bin", MD5)], "the page")
 
 
+def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped({"a.txt": b"a"}))
+    archives = [
+        Archive(f"http://127.0.0.1:9/{name}.zip", md5s({"": (tmp_path / "a.zip").read_bytes()})[""]) for name in "abc"
+    ]
+    with pytest.raises(
+        StudyError, match=r"put b.zip \(MD5 \w+\), c.zip \(MD5 \w+\), or what is unpacked from it \(x, y\)"
+    ):
+        provide(tmp_path, ["x", "y"], archives, "the page")
+
+
 def test_a_dead_source_gives_the_recipe(tmp_path: Path, serve: Callable[..., Server]) -> None:
     gone = serve(b"", []).url  # it answers 416: an HTTP error
     for url in (gone, "http://127.0.0.1:9/set.bin"):

@@ -67,7 +67,7 @@ def gallery(examples: Sequence[Example], title: str, order: figures.Order) -> Fi
                 ax.imshow(shown.transpose(1, 2, 0), interpolation="nearest")
                 ax.set(xticks=[], yticks=[])
                 ax.spines[:].set_visible(False)
-            label = _short(example.label, int(18 * height))  # so many letters an inch
+            label = _short(example.label, int(16 * height))  # so many letters an inch
             row[0].set_ylabel(f"{order.label(example.task)}\n“{label}”", fontsize=6.5)
             _verdicts(row[3], example, count, order)
         names = ("clean", "adversarial", f"difference × {factor}")
