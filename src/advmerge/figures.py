@@ -74,8 +74,8 @@ class Order:
 def budget(eps: float) -> str:
     """An L∞ budget in [0, 1] pixels as a reader writes it: ``4/255``; ``no budget`` for NaN.
 
-    >>> budget(8 / 255), budget(0.1), budget(float("nan"))
-    ('8/255', '0.1', 'no budget')
+    >>> budget(8 / 255), budget(0.123), budget(float("nan"))
+    ('8/255', '0.123', 'no budget')
     """
     if math.isnan(eps):
         return "no budget"
