@@ -17,7 +17,7 @@ study: env
 
 # Fast ones first; the workflow tests wait as much as they compute.
 test: check unit
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m workflow -n 3 --dist loadfile
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m workflow -n 3 --dist loadfile --no-loadscope-reorder
 
 unit: env
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m "not workflow" -n 2 --dist loadfile

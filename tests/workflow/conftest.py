@@ -16,6 +16,13 @@ from pathlib import Path
 import pytest
 from project import ROOT, STUDY, Tree
 
+LONGEST = ("test_slurm", "test_faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def new_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Tree]:

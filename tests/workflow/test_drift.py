@@ -289,3 +289,12 @@ def test_git_ignores_what_dvc_caches() -> None:
     for stage in dvc_stages().values():
         for out in stage.outs:
             assert f"/{out.split('/')[0]}/" in ignored
+
+
+def test_the_slurm_profile_puts_every_rule_into_a_group() -> None:
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    groups = dict(entry.split("=") for entry in profile["groups"])
+    text = "".join(file.read_text() for file in ROOT.glob("workflow/rules/*.smk"))
+    rules = re.split(r"^ *rule (?=\w+:)", text, flags=re.MULTILINE)[1:]
+    assert set(groups) == {rule.split(":")[0] for rule in rules if "shell:" in rule}
+    assert {entry.split("=")[0] for entry in profile["group-components"]} <= set(groups.values())
