@@ -33,7 +33,7 @@ def audit(study: Study) -> int:
     artifacts = study.artifacts()
     for path, (rule, wanted) in artifacts.items():
         if not Path(path).exists():
-            raise StudyError(f"{path}: is missing; run: snakemake --cores all")
+            raise StudyError(f"{path}: is missing; run: snakemake --cores all {path}")
         made = metadata(path)
         if made.get("rule") != (script := SCRIPTS.get(rule, rule)):
             raise StudyError(f"{path}: was made by {made.get('rule')}, not by {script}; {AGAIN}")
@@ -41,7 +41,9 @@ def audit(study: Study) -> int:
             raise StudyError(f"{path}: was made with other settings than the study's; {AGAIN}")
         for source, hashed in made["inputs"].items():
             if not Path(source).exists():
-                raise StudyError(f"{path}: was made from {source}, which is missing; run: snakemake --cores all")
+                raise StudyError(
+                    f"{path}: was made from {source}, which is missing; run: snakemake --cores all {source}"
+                )
             if content(source) != hashed:
                 raise StudyError(f"{path}: was made from another {source} than the present one; {AGAIN}")
     return len(artifacts)
