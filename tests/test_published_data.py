@@ -109,9 +109,11 @@ def test_a_server_without_ranges_sends_all_again(tmp_path: Path, serve: Callable
 
 def test_another_content_is_refused_and_not_kept(tmp_path: Path, serve: Callable[..., Server]) -> None:
     server = serve(CONTENT[:-1] + b"x", [])
-    with pytest.raises(StudyError, match=f"has the MD5 .*, and {MD5} is expected"):
-        fetch(Archive(server.url, MD5), tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == []
+    with pytest.raises(
+        StudyError, match=f"has the MD5 .*, and {MD5} is expected.; get the dataset by hand from the page"
+    ):
+        provide(tmp_path, ["images"], [Archive(server.url, MD5)], "the page")
+    assert [file.name for file in tmp_path.iterdir()] == [".set.bin.lock"]
 
 
 def test_an_archive_on_disk_is_checked(tmp_path: Path) -> None:

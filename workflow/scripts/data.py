@@ -7,12 +7,12 @@ from advmerge.artifacts import Stream, save_tensors
 from advmerge.data import Pictures, make
 from advmerge.data.corrupt import readable
 from advmerge.errors import StudyError
-from advmerge.script import arguments, run
+from advmerge.script import arguments, progress, run
 
 
-def streamed(images: Pictures) -> Stream:
+def streamed(images: Pictures, name: str) -> Stream:
     """Images that are decoded one by one as they are written."""
-    return Stream(images.shape, (torch.from_numpy(np.array(image)) for image in images))
+    return Stream(images.shape, (torch.from_numpy(np.array(image)) for image in progress(name)(images)))
 
 
 def main() -> None:
@@ -32,7 +32,9 @@ def main() -> None:
         present = set(data.labels[split].tolist())
         if split == "train" and (empty := [name for i, name in enumerate(data.classes) if i not in present]):
             raise StudyError(f"task '{config['task']}': no training image of the class '{empty[0]}'")
-        tensors[f"{split}_images"] = streamed(images) if isinstance(images, Pictures) else torch.from_numpy(images)
+        tensors[f"{split}_images"] = (
+            streamed(images, f"{config['task']} {split}") if isinstance(images, Pictures) else torch.from_numpy(images)
+        )
         tensors[f"{split}_labels"] = torch.from_numpy(data.labels[split])
     metadata = {**args.provenance(), "classes": data.classes, **({"facts": {"skipped": skipped}} if skipped else {})}
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import gzip
 import hashlib
+import http.client
 import os
 import shutil
 import tarfile
@@ -19,10 +20,12 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from advmerge.errors import StudyError
+from advmerge.script import progress
 
 ATTEMPTS, PAUSE = 5, 3.0  # of a download that breaks off, and seconds between them
 CHUNK = 1 << 20
@@ -72,8 +75,7 @@ def _download(archive: Archive, path: Path) -> None:
     """Fetch into ``path``; what an earlier attempt left beside it is gone on from.
 
     Raises:
-        OSError: the source cannot be reached, or broke off every time.
-        StudyError: what came has another checksum.
+        OSError: the source cannot be reached, or broke off every time, or what came has another checksum.
     """
     part = path.with_name(f"{path.name}.part")
     for attempt in range(ATTEMPTS):
@@ -86,7 +88,8 @@ def _download(archive: Archive, path: Path) -> None:
                     file.seek(0)
                 expected = answer.headers.get("Content-Length")
                 start = file.tell()
-                shutil.copyfileobj(answer, file, CHUNK)
+                for chunk in progress(f"{archive.file}, MiB")(iter(partial(answer.read, CHUNK), b"")):
+                    file.write(chunk)
                 got = file.tell() - start
             if expected is not None and got < int(expected):
                 raise ConnectionError(f"it broke off after {got} of {expected} bytes")
@@ -97,13 +100,13 @@ def _download(archive: Archive, path: Path) -> None:
             raise
         except urllib.error.URLError:  # nobody answers
             raise
-        except OSError:
+        except (OSError, http.client.HTTPException) as error:
             if attempt == ATTEMPTS - 1:
-                raise
+                raise ConnectionError(str(error)) from error
             time.sleep(PAUSE)
     if (found := _md5(part)) != archive.md5:
         part.unlink()
-        raise StudyError(f"{archive.url}: what came has the MD5 {found}, and {archive.md5} is expected")
+        raise ConnectionError(f"what came has the MD5 {found}, and {archive.md5} is expected")
     part.replace(path)
 
 
@@ -111,8 +114,8 @@ def fetch(archive: Archive, folder: Path) -> Path:
     """The archive's file in ``folder``, downloaded unless it lies there, and of the right checksum.
 
     Raises:
-        OSError: the source cannot be reached.
-        StudyError: a file of another checksum lies there, or came.
+        OSError: the source cannot be reached, or sends something else.
+        StudyError: a file of another checksum lies there.
     """
     path = folder / archive.file
     if not path.exists():
