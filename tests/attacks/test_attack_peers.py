@@ -114,7 +114,9 @@ def test_deepfool_loses_nothing_by_the_gradients_it_spares(kind: str, request: p
         steps.append(len(calls) // 2)  # two a step, and one to see the end
     assert ((found - torch.stack(plain)).flatten(1).norm(dim=1) < 1e-3).float().mean() > 0.98
     assert all(seen)
-    assert len(victim.images) + sum(steps) < sum(seen) < len(victim.images) + 2 * sum(steps)
+    assert len(victim.images) + sum(steps) < sum(seen) < len(victim.images) + 1.8 * sum(steps)
+    distance = [(x - victim.images).flatten(1).norm(dim=1).median() for x in (found, torch.stack(plain))]
+    assert distance[0] <= 1.001 * distance[1]
 
 
 def test_deepfool_is_as_good_as_foolbox_and_torchattacks(victim: Victim) -> None:

@@ -8,9 +8,9 @@ import torch
 
 from advmerge.attacks.base import TorchAttack, margin, number, per_image, whole
 
-# A class that trails by twice as much as the closest one is nearer only if its boundary is twice as steep. On seven
-# small networks that was so in 2 of 9,071 steps, and the gradients of such classes were four fifths of all.
-_STEEPEST = 2.0
+# Classes are tried from the closest in logits on, until the next would be nearest only with a boundary half as steep
+# again as the steepest seen. Of 256 digits that left 253 examples as they were, and their mean L2 within .2 %.
+_STEEPER = 1.5
 
 
 class BatchedDeepFool(TorchAttack):
@@ -28,7 +28,7 @@ class BatchedDeepFool(TorchAttack):
         nb_grads: classes an image considers, its own and the likeliest others when clean; at least 2.
     """
 
-    usual_share: ClassVar[float] = 0.021
+    usual_share: ClassVar[float] = 0.018
 
     max_iter: int = 50
     overshoot: float = 0.02
@@ -81,24 +81,30 @@ class BatchedDeepFool(TorchAttack):
             [M, ...].
         """
         leads = (logits.gather(1, labels[:, None]) - logits.gather(1, others))[left]
-        row, column = torch.arange(len(leads), device=x.device), leads.argmin(1)
-        gradients = [torch.autograd.grad(leads[row, column].sum(), x)[0][left]]
-        batch = len(x)
-        leads, x, labels, others = leads.detach(), x.detach()[left], labels[left], others[left]
-        likely = leads < _STEEPEST * leads.amin(1, keepdim=True)
-        likely[row, column] = False
-        pairs = likely.nonzero()
-        for part in pairs.split(batch) if len(pairs) else ():  # else there would be a pass of no image
-            rows, columns = part.unbind(1)
-            again = x[rows].requires_grad_()
-            logits = self.model(again)
-            lead = logits.gather(1, labels[rows, None]) - logits.gather(1, others[rows, columns, None])
-            gradients.append(torch.autograd.grad(lead.sum(), again)[0])
-        row, column, gradient = torch.cat([row, pairs[:, 0]]), torch.cat([column, pairs[:, 1]]), torch.cat(gradients)
+        order = leads.argsort(1)
+        (gradient,) = torch.autograd.grad(leads.gather(1, order[:, :1]).sum(), x)
+        leads, x, gradient, labels, others = (
+            leads.detach(),
+            x.detach()[left],
+            gradient[left],
+            labels[left],
+            others[left],
+        )
         norm = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-        distance = leads[row, column] / norm
-        distances = distance.new_full(leads.shape, torch.inf).index_put((row, column), distance)
-        nearest = column == distances.argmin(1)[row]
+        distance, steepest = leads.amin(1) / norm, norm.clone()
+        for column in order[:, 1:].unbind(1):
+            trails = leads.gather(1, column[:, None])[:, 0]
+            row = (trails < _STEEPER * steepest * distance).nonzero()[:, 0]
+            if not len(row):
+                break
+            again = x[row].requires_grad_()
+            logits = self.model(again)
+            lead = logits.gather(1, labels[row, None]) - logits.gather(1, others[row, column[row], None])
+            (slope,) = torch.autograd.grad(lead.sum(), again)
+            size = slope.flatten(1).norm(dim=1).clamp_min(1e-12)
+            steepest[row] = torch.maximum(steepest[row], size)
+            nearer = trails[row] / size < distance[row]
+            row = row[nearer]
+            gradient[row], norm[row], distance[row] = slope[nearer], size[nearer], trails[row] / size[nearer]
         # The authors' code adds the same 1e-4: a step of length zero would stay on the boundary.
-        length = per_image((distance[nearest] + 1e-4) / norm[nearest], x)
-        return torch.zeros_like(x).index_put((row[nearest],), -length * gradient[nearest])
+        return -per_image((distance + 1e-4) / norm, x) * gradient
