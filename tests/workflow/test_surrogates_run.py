@@ -24,6 +24,7 @@ def test_every_kind_of_surrogate(copy: Tree) -> None:
     made = {
         *(f"models/{name}" for name in OTHERS),
         *(f"{part}/{name}" for part in ("data", "heads", "models/finetuned") for name in ("bait", "decoy")),
+        *(f"models/{name}.features" for name in OTHERS),
         *(f"heads/{name}/{task}" for name in OTHERS for task in TASKS),
         *(f"models/finetuned/efficientnet/{task}" for task in TASKS),
         *(f"adversarial/{task}/{name}/pgd_eps8" for name in NEW for task in TASKS),
