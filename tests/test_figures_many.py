@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from advmerge import figures, figures_explain, figures_heatmap, figures_ranks
+from advmerge import figures, figures_explain, figures_gallery, figures_heatmap, figures_ranks
 from advmerge.study import load
 from test_statistics import ROOT
 
@@ -220,7 +220,7 @@ def test_the_gallery_has_room_for_long_names_of_classes() -> None:
     targets = [f"weight_averaging_surgery_{k}" for k in range(9)]
     image = np.zeros((3, 8, 8), np.float32)
     shown = [
-        figures.Example(
+        figures_gallery.Example(
             task=f"task{k}",
             clean=image,
             adversarial=image + 8 / 255,
@@ -231,7 +231,7 @@ def test_the_gallery_has_room_for_long_names_of_classes() -> None:
         )
         for k, name in enumerate(["Chevrolet Silverado 1500 Hybrid Crew Cab 2012", "auk", "rectangular farmland"])
     ]
-    figure = figures.gallery(shown, "PGD", figures.Order(targets=targets))
+    figure = figures_gallery.gallery(shown, "PGD", figures.Order(targets=targets))
     figure.canvas.draw()
     answers = [text for ax in figure.axes[3::4] for text in ax.texts]
     assert len(answers) == 30

@@ -24,7 +24,7 @@ from advmerge.merging.surgery import Kind, operate
 from advmerge.models import Classifier, Head, Normalise, build_encoder, predict, to_unit
 from advmerge.script import run
 from advmerge.training import Anchor, finetune, pretrain
-from advmerge.transfer import zero_gradient_share
+from advmerge.transfer import answers_and_gradients
 
 BACKBONE: dict[str, Any] = {
     "timm": "vit_tiny_patch16_224",
@@ -129,7 +129,8 @@ def probed(normalise: nn.Module) -> list[torch.Tensor]:
 def blind(normalise: nn.Module) -> list[torch.Tensor]:
     model = Classifier(other(), head(), normalise)
     pixels = to_unit(images())
-    return [torch.tensor(zero_gradient_share(model, pixels, torch.arange(40) % 3, 16))]
+    predictions, margins, blind_share = answers_and_gradients(model, pixels, torch.arange(40) % 3, 16)
+    return [predictions, margins, torch.tensor(blind_share)]
 
 
 def pretrained(normalise: nn.Module) -> list[torch.Tensor]:
@@ -168,7 +169,7 @@ def operated(kind: Kind) -> Callable[[nn.Module], list[torch.Tensor]]:
 
 IN_PARTS: dict[str, Callable[[nn.Module], list[torch.Tensor]]] = {
     "probe": probed,
-    "zero_gradient_share": blind,
+    "answers and gradients": blind,
     "pretrain": pretrained,
     "surgery": operated("final"),
     "deep surgery": operated("deep"),
