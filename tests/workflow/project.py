@@ -64,7 +64,11 @@ class Tree:
         who = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in names.items()}
         dvc = {f"DVC_{name}_DIR": str(self.home / name) for name in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")}
         return {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("ADVMERGE", "PYTEST", "GIT_"))},
+            **{
+                key: value
+                for key, value in os.environ.items()
+                if not key.startswith(("ADVMERGE", "GIT_", "PYTEST", "PYTHONPATH"))
+            },
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "DVC_NO_ANALYTICS": "1",

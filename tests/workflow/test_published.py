@@ -192,7 +192,8 @@ def test_every_claim_has_a_verdict_and_every_task_an_example(run: Published) -> 
 
 
 def test_the_reference_beside_the_study_is_compared_with(run: Published) -> None:
-    said = run.run("python", "-m", "advmerge.cli", "check-reference", "studies/paper.yaml", fails=True)
+    command = ("env", "PYTHONPATH=src", "python", "-m", "advmerge.cli", "check-reference", "studies/paper.yaml")
+    said = run.run(*command, fails=True)
     rows = [line.split() for line in said.splitlines()[1:]]
     assert {row[0]: row[1] for row in rows} == dict.fromkeys(
         ("pretrained", "finetuned", "multitask", "weight_averaging", "ties", "adamerging", "ties_surgery"), "7"
