@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -13,14 +11,6 @@ from torch.nn import functional
 from victims import Victim
 
 from advmerge.models import Normalise
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
@@ -43,7 +33,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def victim(one_thread: None, digits: tuple[torch.Tensor, torch.Tensor]) -> Victim:
+def victim(digits: tuple[torch.Tensor, torch.Tensor]) -> Victim:
     images, labels = digits
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -60,7 +50,7 @@ def victim(one_thread: None, digits: tuple[torch.Tensor, torch.Tensor]) -> Victi
 
 
 @pytest.fixture(scope="session")
-def transformer(one_thread: None, digits: tuple[torch.Tensor, torch.Tensor]) -> Victim:
+def transformer(digits: tuple[torch.Tensor, torch.Tensor]) -> Victim:
     """A vision transformer inside a classifier, as in a study."""
     images, labels = digits
     with torch.random.fork_rng():
