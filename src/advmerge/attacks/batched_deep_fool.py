@@ -28,7 +28,7 @@ class BatchedDeepFool(TorchAttack):
         nb_grads: classes an image considers, its own and the likeliest others when clean; at least 2.
     """
 
-    usual_share: ClassVar[float] = 0.018
+    usual_share: ClassVar[float] = 0.019
 
     max_iter: int = 50
     overshoot: float = 0.02
