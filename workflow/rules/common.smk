@@ -3,6 +3,7 @@
 import atexit
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 SCRIPTS = "workflow/scripts"
@@ -24,6 +25,18 @@ from advmerge.jobs.session import (
 from advmerge.sources import closure
 from advmerge.study import load
 
+
+def source_files(kind, options):
+    """What a source reads beside its code; ours relative to here, so that records hold wherever the clone lies."""
+    found = [Path(path) for path in data.files(kind, options)]
+    return [str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path) for path in found]
+
+
+@cache  # a folder of a million images is walked once
+def files_of(task):
+    return source_files(study.kind(task), study.sets[task])
+
+
 try:
     if workflow.config_settings.config or len(workflow.configfiles) > 1:
         raise StudyError(
@@ -34,8 +47,8 @@ try:
     if workflow.is_main_process:
         claims.check(claims.load("claims.yaml"), claims.Names(**study.claims_slice()["names"]))
         prepare(study, study_file, touch="--touch" in sys.argv)
-        for name, options in study.sets.items():
-            data.files(study.kind(name), options)  # an input function's error would be a traceback
+        for name in study.sets:
+            files_of(name)  # an input function's error would be a traceback
     # Memory and time matter to whoever shares out a cluster, whose profile has defaults of them.
     on_cluster = bool(workflow.resource_settings.default_resources)
     requested = requests(study, study_file, main=workflow.is_main_process) if on_cluster else {}
@@ -140,14 +153,8 @@ def data_code(wildcards):
     return code("data", f"advmerge.data.{data.SOURCES[study.kind(wildcards.task)]}")
 
 
-def source_files(kind, options):
-    """What a source reads beside its code; ours relative to here, so that records hold wherever the clone lies."""
-    found = [Path(path) for path in data.files(kind, options)]
-    return [str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path) for path in found]
-
-
 def data_files(wildcards):
-    return source_files(study.kind(wildcards.task), study.sets[wildcards.task])
+    return files_of(wildcards.task)
 
 
 def data_config(wildcards):
