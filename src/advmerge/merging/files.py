@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -66,14 +66,14 @@ def parts(path: Path) -> dict[Path, set[str] | None]:
         )
     try:
         places = json.loads(indices[0].read_bytes())["weight_map"].items()
-        found: dict[Path, set[str] | None] = {path / name: set() for _, name in places}
+        found: dict[Path, set[str]] = {path / name: set() for _, name in places}
     except (ValueError, LookupError, TypeError, AttributeError):
         raise StudyError(f"{indices[0]}: expected JSON with a 'weight_map' of tensor names to file names") from None
     for tensor, name in places:
         if not name or Path(name).name != name:
             raise StudyError(f"{indices[0]}: places '{tensor}' outside its folder, in '{name}'")
-        cast(set[str], found[path / name]).add(tensor)
-    return found
+        found[path / name].add(tensor)
+    return {**found}
 
 
 class Lazy(Mapping[str, Tensor]):
